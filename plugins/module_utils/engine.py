@@ -1,0 +1,402 @@
+# -*- coding: utf-8 -*-
+# Copyright: Contributors to the echo_music.ops collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Docker Engine: containers, volumes, streams of commands, throwaway helper containers.
+
+The only file that knows the Docker SDK. Streams are read frame by frame as the Engine API
+documents them ("Attach to a container", stream format), because the SDK takes a stream that
+was cut short for one that ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import traceback
+
+from ansible.module_utils.basic import missing_required_lib
+
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
+    CommandError,
+    EngineError,
+)
+from ansible_collections.echo_music.ops.plugins.module_utils.process import (
+    identity,
+    is_alive,
+)
+
+try:
+    import docker
+    import requests
+    from docker.errors import APIError, DockerException, NotFound
+
+    DOCKER_IMPORT_ERROR = None
+except ImportError:
+    DOCKER_IMPORT_ERROR = traceback.format_exc()
+
+ENGINE_ARGUMENTS = dict(docker_host=dict(type="str"))
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+HELPER_LABEL = "echo_music.ops.helper"
+CALL_TIMEOUT = 120
+FRAME_HEADER = struct.Struct(">BxxxL")
+STDERR = 2
+STDERR_KEPT = 8192
+
+
+class Engine:
+    """One Docker Engine. Connects on first use; every failure is an ``EngineError``."""
+
+    def __init__(self, docker_host=None):
+        self.host = docker_host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+        self._client = None
+        self._info = None
+
+    # -- what is there ------------------------------------------------------------------
+
+    def info(self):
+        """Return ``{"version", "api_version", "host", "local"}`` of the engine."""
+        if self._info is None:
+            with self._translated("ask the Docker Engine for its version"):
+                version = self._api.version()
+                root = self._api.info().get("DockerRootDir") or ""
+            self._info = dict(
+                version=version["Version"],
+                api_version=version["ApiVersion"],
+                host=self.host,
+                local=self.host.startswith("unix://") and os.geteuid() == 0 and os.path.isdir(root),
+            )
+        return self._info
+
+    def is_local(self):
+        """Tell whether the engine's files are readable here: a local socket, and we are root."""
+        return self.info()["local"]
+
+    def containers(self):
+        """Return all containers, running or not, as the dicts of :meth:`container`."""
+        with self._translated("list the containers"):
+            names = [entry["Id"] for entry in self._api.containers(all=True)]
+        found = []
+        for name in names:
+            with contextlib.suppress(Gone):
+                found.append(self.container(name))
+        return found
+
+    def container(self, name):
+        """Return one container.
+
+        Keys: ``id name service project labels env image image_id state health pid mounts
+        networks ports restart_policy started_at``. ``env`` holds secrets and stays in memory.
+        """
+        with self._translated("inspect the container %s" % name):
+            raw = self._api.inspect_container(name)
+        config, state, host = raw["Config"], raw["State"], raw["HostConfig"]
+        labels = config.get("Labels") or {}
+        return dict(
+            id=raw["Id"],
+            name=raw["Name"].lstrip("/"),
+            service=labels.get("com.docker.compose.service"),
+            project=labels.get("com.docker.compose.project"),
+            labels=labels,
+            env=dict(pair.partition("=")[::2] for pair in config.get("Env") or []),
+            image=config["Image"],
+            image_id=raw["Image"],
+            state=state["Status"],
+            health=(state.get("Health") or {}).get("Status"),
+            pid=state.get("Pid") or None,
+            started_at=state.get("StartedAt"),
+            mounts=[
+                dict(
+                    type=mount["Type"],
+                    name=mount.get("Name"),
+                    source=mount.get("Source"),
+                    destination=mount["Destination"],
+                    rw=mount["RW"],
+                )
+                for mount in raw.get("Mounts") or []
+            ],
+            networks=sorted(raw["NetworkSettings"].get("Networks") or {}),
+            ports=raw["NetworkSettings"].get("Ports") or {},
+            restart_policy=(host.get("RestartPolicy") or {}).get("Name") or "no",
+        )
+
+    def volumes(self):
+        """Return all volumes: ``[{"name", "driver", "mountpoint", "labels"}]``."""
+        with self._translated("list the volumes"):
+            raw = self._api.volumes().get("Volumes") or []
+        return [
+            dict(
+                name=volume["Name"],
+                driver=volume["Driver"],
+                mountpoint=volume["Mountpoint"],
+                labels=volume.get("Labels") or {},
+            )
+            for volume in raw
+        ]
+
+    def image_digests(self, image_id):
+        """Return the registry digests of an image; a locally built one has none."""
+        with self._translated("inspect the image %s" % image_id):
+            try:
+                return self._api.inspect_image(image_id).get("RepoDigests") or []
+            except NotFound:
+                return []
+
+    # -- the life of a container ----------------------------------------------------------
+
+    def pause(self, name):
+        """Freeze every process of a container."""
+        with self._translated("pause the container %s" % name):
+            self._api.pause(name)
+
+    def unpause(self, name):
+        """Let a paused container go on."""
+        with self._translated("unpause the container %s" % name):
+            self._api.unpause(name)
+
+    def stop(self, name, timeout=30):
+        """Stop a container, killing it after ``timeout`` seconds."""
+        with self._translated("stop the container %s" % name):
+            self._api.stop(name, timeout=timeout)
+
+    def start(self, name):
+        """Start a stopped container."""
+        with self._translated("start the container %s" % name):
+            self._api.start(name)
+
+    # -- streams --------------------------------------------------------------------------
+
+    def archive_of(self, container, path):
+        """Yield the tar stream of a path in a container, which need not run."""
+        with self._translated("read %s of the container %s" % (path, container)):
+            stream, unused_stat = self._api.get_archive(container, path)
+            for chunk in stream:
+                yield chunk
+
+    def run_in(self, container, argv, env=None, user=None, stdin=None):
+        """Run a command in a running container; return its :class:`Command`."""
+        what = "%s in the container %s" % (argv[0], container)
+        with self._translated("run " + what):
+            exec_id = self._api.exec_create(
+                container, list(argv), environment=env or {}, user=user or "", stdin=bool(stdin)
+            )["Id"]
+            stream = self._api.exec_start(exec_id, socket=True)
+        return ExecCommand(self, what, stream, exec_id)
+
+    def helper(self, image, argv, env=None, binds=None, network_mode=None, user=None, entrypoint=None, stdin=None):
+        """Run a command in a throwaway container of ``image``; return its :class:`Command`.
+
+        ``binds`` maps host folders to ``{"bind": path, "mode": "rw"}``. The container goes
+        when the command ends; one whose creator was killed goes at the next call.
+        """
+        self.remove_stale_helpers()
+        what = "%s in a helper container of %s" % (argv[0] if argv else image, image)
+        with self._translated("run " + what):
+            container = self._api.create_container(
+                image,
+                command=list(argv),
+                entrypoint=entrypoint,
+                environment=env or {},
+                user=user or "",
+                stdin_open=bool(stdin),
+                labels={HELPER_LABEL: identity()},
+                host_config=self._api.create_host_config(
+                    binds=binds or {},
+                    network_mode=network_mode or "none",
+                    log_config={"Type": "none"},
+                ),
+            )["Id"]
+            try:
+                params = dict(stdout=1, stderr=1, stream=1, stdin=1 if stdin else 0)
+                stream = self._api.attach_socket(container, params=params)
+                self._api.start(container)
+            except BaseException:
+                self._api.remove_container(container, force=True, v=True)
+                raise
+        return HelperCommand(self, what, stream, container)
+
+    def remove_stale_helpers(self):
+        """Remove helper containers that a killed process left; return their ids."""
+        removed = []
+        with self._translated("remove leftover helper containers"):
+            for entry in self._api.containers(all=True, filters={"label": HELPER_LABEL}):
+                if not is_alive(entry["Labels"][HELPER_LABEL]):
+                    with contextlib.suppress(NotFound):
+                        self._api.remove_container(entry["Id"], force=True, v=True)
+                        removed.append(entry["Id"])
+        return removed
+
+    # -- how it is done -------------------------------------------------------------------
+
+    @property
+    def _api(self):
+        if self._client is None:
+            if DOCKER_IMPORT_ERROR:
+                raise EngineError(
+                    missing_required_lib("docker"),
+                    "Debian and Ubuntu have it as the package python3-docker.",
+                    exception=DOCKER_IMPORT_ERROR,
+                )
+            with self._translated("connect"):
+                options = docker.utils.kwargs_from_env()
+                options["base_url"] = self.host
+                self._client = docker.APIClient(version="auto", timeout=CALL_TIMEOUT, **options)
+        return self._client
+
+    @contextlib.contextmanager
+    def _translated(self, action):
+        try:
+            yield
+        except NotFound as error:
+            raise Gone("Could not %s: %s." % (action, error.explanation or error), "Does it still exist?")
+        except APIError as error:
+            raise EngineError(
+                "The Docker Engine at %s could not %s: %s." % (self.host, action, error.explanation or error)
+            )
+        except (DockerException, requests.exceptions.RequestException, OSError) as error:
+            raise EngineError(
+                "The Docker Engine at %s is not reachable (could not %s): %s." % (self.host, action, error),
+                "Is it running, and may this user speak to it? Try 'docker version'; "
+                "another engine is named by docker_host or DOCKER_HOST.",
+            )
+
+
+class Gone(EngineError):
+    """The named container, volume or image does not exist, or no longer."""
+
+
+class Command:
+    """A command under way in a container: bytes out, bytes in, and how it ended.
+
+    A context manager. Leaving it before :meth:`finish` ends the command. The two kinds say
+    how to learn the exit code (``_exit_code``) and how to end what runs (``_abort``).
+    """
+
+    def __init__(self, engine, what, stream, target):
+        self._engine = engine
+        self._what = what
+        self._stream = stream
+        self._socket = getattr(stream, "_sock", stream)
+        # The SDK returns the bare socket, but the first frames may already stand in the
+        # buffer of the response that was read from it.
+        self._reader = stream._response.raw._fp.fp
+        self._target = target
+        self._stderr = b""
+        self._ended = False
+        if hasattr(self._socket, "settimeout"):
+            self._socket.settimeout(None)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        if not self._ended:
+            self._abort()
+        self._close()
+
+    def chunks(self):
+        """Yield what the command prints, as it comes (frames of up to 32 KiB)."""
+        while True:
+            header = self._read(FRAME_HEADER.size, may_end=True)
+            if not header:
+                return
+            kind, size = FRAME_HEADER.unpack(header)
+            payload = self._read(size)
+            if kind == STDERR:
+                self._stderr = (self._stderr + payload)[-STDERR_KEPT:]
+            else:
+                yield payload
+
+    def write(self, data):
+        """Hand bytes to the command's standard input."""
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise self._error("stopped reading its input: %s" % error)
+
+    def close_stdin(self):
+        """Tell the command that its input has ended."""
+        with contextlib.suppress(OSError):
+            if hasattr(self._socket, "shutdown_write"):
+                self._socket.shutdown_write()
+            else:
+                self._socket.shutdown(socket.SHUT_WR)
+
+    def finish(self):
+        """Wait for the end; raise ``CommandError`` unless the command ended with 0."""
+        for unused in self.chunks():
+            pass
+        code = self._exit_code()
+        self._ended = True
+        if code:
+            raise self._error("ended with exit code %s" % code, exit_code=code)
+
+    def output(self):
+        """Return all that a short command prints, once it has ended well."""
+        printed = b"".join(self.chunks())
+        self.finish()
+        return printed
+
+    def _read(self, size, may_end=False):
+        try:
+            data = self._reader.read(size)
+        except (OSError, ValueError) as error:
+            raise self._error("lost its connection: %s" % error)
+        if len(data) < size and not (may_end and not data):
+            raise self._error("was cut short: %d bytes of a frame of %d arrived" % (len(data), size))
+        return data
+
+    def _error(self, how, **details):
+        said = self._stderr.decode("utf-8", "replace").strip()
+        return CommandError("%s %s%s" % (self._what, how, ": " + said if said else "."), stderr=said, **details)
+
+    def _close(self):
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+
+class ExecCommand(Command):
+    """A command run by ``docker exec``."""
+
+    def _exit_code(self):
+        try:
+            with self._engine._translated("ask how %s ended" % self._what):
+                state = self._engine._api.exec_inspect(self._target)
+        except Gone:
+            raise self._error("was lost: the container is gone")
+        if state["Running"] or state["ExitCode"] is None:
+            raise self._error("was cut short: its stream ended while it still runs")
+        return state["ExitCode"]
+
+    def _abort(self):
+        self.close_stdin()
+        with contextlib.suppress(EngineError, OSError):
+            with self._engine._translated("end %s" % self._what):
+                state = self._engine._api.exec_inspect(self._target)
+            if state["Running"] and state.get("Pid") and self._engine.is_local():
+                os.kill(state["Pid"], signal.SIGTERM)
+
+
+class HelperCommand(Command):
+    """A command that is the main process of a helper container."""
+
+    def _exit_code(self):
+        try:
+            with self._engine._translated("wait for %s" % self._what):
+                code = self._engine._api.wait(self._target)["StatusCode"]
+        except Gone:
+            self._ended = True
+            raise self._error("was lost: its container was removed")
+        self._abort()
+        return code
+
+    def _abort(self):
+        with contextlib.suppress(EngineError):
+            with self._engine._translated("remove the helper container"):
+                self._engine._api.remove_container(self._target, force=True, v=True)

@@ -1,0 +1,121 @@
+# -*- coding: utf-8 -*-
+# Copyright: Contributors to the echo_music.ops collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The stream of a command: frames as the Engine API documents them, cut at every place."""
+
+from __future__ import annotations
+
+import io
+import socket
+import struct
+from types import SimpleNamespace
+
+import pytest
+
+from ansible_collections.echo_music.ops.plugins.module_utils import engine as engine_module
+from ansible_collections.echo_music.ops.plugins.module_utils import process
+from ansible_collections.echo_music.ops.plugins.module_utils.engine import Engine, ExecCommand
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import CommandError, EngineError
+
+
+def frame(kind, payload):
+    return struct.pack(">BxxxL", kind, len(payload)) + payload
+
+
+class Api:
+    """The one call of the SDK that the end of a command needs."""
+
+    def __init__(self, exit_code, running=False):
+        self.state = {"Running": running, "ExitCode": exit_code, "Pid": 0}
+
+    def exec_inspect(self, unused_id):
+        return self.state
+
+
+class Stream(io.BytesIO):
+    """What the SDK returns for a hijacked connection."""
+
+    def __init__(self, received, connection):
+        super().__init__()
+        self._sock = connection
+        self._response = SimpleNamespace(raw=SimpleNamespace(_fp=SimpleNamespace(fp=io.BytesIO(received))))
+
+
+@pytest.fixture
+def command():
+    ends = []
+
+    def make(received, exit_code=0, running=False):
+        ours, theirs = socket.socketpair()
+        ends.append(theirs)
+        engine = Engine("unix:///nowhere")
+        engine._client = Api(exit_code, running)
+        engine._info = {"local": False}
+        made = ExecCommand(engine, "pg_dump in the container echo-postgres", Stream(received, ours), "exec-id")
+        made.far_end = theirs
+        return made
+
+    yield make
+    for end in ends:
+        end.close()
+
+
+def test_output_joins_the_frames_of_stdout_and_leaves_stderr_out(command):
+    received = frame(1, b"one ") + frame(2, b"a warning") + frame(1, b"two")
+    with command(received) as running:
+        assert running.output() == b"one two"
+
+
+def test_an_exit_code_is_an_error_that_quotes_stderr(command):
+    with command(frame(2, b"pg_dump: error: no such table\n"), exit_code=1) as running:
+        with pytest.raises(CommandError, match="pg_dump in the container echo-postgres ended with exit code 1: pg_dump: error"):
+            running.finish()
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_frame_cut_short_is_an_error_even_with_exit_code_0(command, cut):
+    whole = frame(1, b"data")
+    with command(whole[: len(whole) - cut], exit_code=0) as running:
+        with pytest.raises(CommandError, match="was cut short"):
+            running.output()
+
+
+def test_a_stream_that_ends_before_its_command_is_an_error(command):
+    with command(frame(1, b"data"), exit_code=None, running=True) as running:
+        with pytest.raises(CommandError, match="still runs"):
+            running.output()
+
+
+def test_input_reaches_the_command_and_its_end_is_told(command):
+    with command(b"") as running:
+        running.write(b"SELECT 1;")
+        running.close_stdin()
+        assert running.far_end.recv(100) == b"SELECT 1;"
+        assert running.far_end.recv(100) == b""
+
+
+def test_an_unreachable_engine_names_itself_and_the_remedy():
+    with pytest.raises(EngineError, match="unix:///nowhere/docker.sock is not reachable.*docker version"):
+        Engine("unix:///nowhere/docker.sock").info()
+
+
+def test_a_missing_sdk_names_the_package(monkeypatch):
+    monkeypatch.setattr(engine_module, "DOCKER_IMPORT_ERROR", "ImportError: no module named docker")
+    with pytest.raises(EngineError, match="python3-docker"):
+        Engine().info()
+
+
+def test_the_environment_names_the_engine(monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "tcp://nas:2375")
+    assert Engine().host == "tcp://nas:2375"
+    assert Engine("tcp://other:2375").host == "tcp://other:2375"
+
+
+def test_a_process_is_alive_until_it_ends_and_never_mistaken_for_a_later_one():
+    mine = process.identity()
+    machine, pid, start = mine.split(" ")
+    assert process.is_alive(mine)
+    assert not process.is_alive(" ".join([machine, pid, start + "0"]))
+    assert process.is_alive("another-machine 1 1")
+    assert not process.is_local("another-machine 1 1")
