@@ -73,9 +73,9 @@ stack: setup ## Bring the demo stack up and leave it: LAYOUT=classic (default) o
 	$(PLAY) tests/playbooks/stack.yml -e layout=$(LAYOUT) $(if $(SIZE),-e size=$(SIZE))
 
 .PHONY: stack-down
-stack-down: venv ## Remove the demo stack of LAYOUT
-	$(PLAY) tests/playbooks/stack_down.yml -e layout=$(LAYOUT)
+stack-down: venv ## Remove the demo stack and its data
+	$(PLAY) tests/playbooks/stack_down.yml
 
 .PHONY: clean
-clean: ## Remove what the targets built in this checkout; images and stacks stay
-	rm -rf .venv .ansible .cache .hypothesis .pytest_cache docs/build tests/output
+clean: ## Remove what the targets built in this checkout; stacks and images stay
+	rm -rf .venv .ansible .cache .hypothesis .pytest_cache docs/build

@@ -7,7 +7,7 @@ set -euo pipefail
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 images_dir=$(cd "$tools/../images" && pwd)
 label=echo-test.content
-all=(echo-test-postgres:15 echo-test-postgres:17 echo-test-redis:7 echo-test-app:1)
+all=(echo-test-postgres:15 echo-test-postgres:17 echo-test-redis:7 echo-test-app:1 echo-test-app:2 echo-test-app:2-broken)
 
 built_from() {
   docker image inspect -f "{{index .Config.Labels \"$label\"}}" "$1" 2>/dev/null || true
@@ -80,9 +80,11 @@ for wanted in "${@:-${all[@]}}"; do
       base echo-test-base:12 bookworm
       image "$wanted" redis echo-test-base:12
       ;;
-    echo-test-app:1)
+    echo-test-app:*)
       base echo-test-base:12 bookworm
-      image "$wanted" echo-app echo-test-base:12
+      # The tag 2-broken stands for version 2.0.0-broken.
+      version=${wanted#*:}
+      image "$wanted" echo-app echo-test-base:12 "ECHO_VERSION=${version/[0-9]/${version:0:1}.0.0}"
       ;;
     *)
       echo "no image is named $wanted; there are: ${all[*]}" >&2

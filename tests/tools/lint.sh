@@ -9,9 +9,10 @@ trap 'rm -rf "$temp"' EXIT
 failed=()
 
 check() {
-  title "$1"
+  local what=$1
   shift
-  "$@" || failed+=("$1")
+  title "$what"
+  "$@" || failed+=("$what")
 }
 
 importer() {
@@ -33,7 +34,8 @@ check "changelog" antsibull-changelog lint
 check "build and Galaxy's importer" importer
 
 if [ ${#failed[@]} -gt 0 ]; then
-  printf '\nlint failed: %s\n' "${failed[*]}" >&2
+  printf '\nlint failed:\n' >&2
+  printf '  %s\n' "${failed[@]}" >&2
   exit 1
 fi
 printf '\nlint passed\n'

@@ -10,13 +10,15 @@ tree=$cache/ansible_collections
 copy=$tree/echo_music/ops
 python_version=$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-rm -rf "$tree"
-mkdir -p "$copy" "$tree/community"
+# Only tests/output stays from one run to the next: it has the virtual environments.
+mkdir -p "$copy/tests/output" "$tree/community"
+find "$copy" -mindepth 1 -maxdepth 1 ! -name tests -exec rm -rf {} +
+find "$copy/tests" -mindepth 1 -maxdepth 1 ! -name output -exec rm -rf {} +
 git ls-files --cached --others --exclude-standard --deduplicate -z \
   | while IFS= read -r -d '' file; do if [ -e "$file" ] || [ -L "$file" ]; then printf '%s\0' "$file"; fi; done \
   | tar --create --null --files-from=- | tar --extract --directory "$copy"
 git -C "$copy" init --quiet
-ln -s "$(python -c 'import ansible_collections, os; print(os.path.abspath(list(ansible_collections.__path__)[0]))')/community/docker" \
+ln -sfn "$(python -c 'import ansible_collections, os; print(os.path.abspath(list(ansible_collections.__path__)[0]))')/community/docker" \
   "$tree/community/docker"
 
 # ansible-test loads a script that puts pip into its environments. Where that bootstrap script can't be

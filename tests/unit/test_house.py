@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ansible_collections.echo_music.ops.plugins.module_utils.version import VERSION
+
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 MODULES = sorted((ROOT / "plugins" / "modules").glob("echo_*.py"))
@@ -70,6 +72,10 @@ def test_role_readme_names_every_variable(role):
     readme = (role / "README.md").read_text(encoding="utf-8")
     options = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
     assert [name for name in options if name not in readme] == []
+
+
+def test_sets_record_the_version_of_the_collection():
+    assert VERSION == load(ROOT / "galaxy.yml")["version"]
 
 
 def test_action_group_holds_every_module():

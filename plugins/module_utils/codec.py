@@ -1,0 +1,332 @@
+# -*- coding: utf-8 -*-
+# Copyright: Contributors to the echo_music.ops collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How an archive is packed: gzip, zstd or not at all, and the file that it is written to.
+
+Covers and music don't compress. The gzip encoder tries a sample of each block and stores
+those that don't shrink, which is what makes it as fast as no compression at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import gzip
+import hashlib
+import os
+import queue
+import struct
+import threading
+import traceback
+import zlib
+
+from ansible.module_utils.basic import missing_required_lib
+
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, SpaceError
+
+try:
+    from isal import igzip
+    from isal import isal_zlib as deflate
+except ImportError:
+    igzip = gzip
+    deflate = zlib
+DAMAGE = (zlib.error, deflate.error)
+
+try:
+    import zstandard
+
+    ZSTD_IMPORT_ERROR = None
+    DAMAGE += (zstandard.ZstdError,)
+except ImportError:
+    ZSTD_IMPORT_ERROR = traceback.format_exc()
+
+SUFFIXES = {"gzip": ".tar.gz", "zstd": ".tar.zst", "none": ".tar"}
+BLOCK = 1 << 20
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+# No name, no time, "fastest" (RFC 1952, 2.3.1).
+GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
+RAW_DEFLATE = -15
+STORED_MAX = 65535
+LAST_BLOCK = b"\x01\x00\x00\xff\xff"
+SAMPLE = 32 << 10
+WORTHWHILE = 0.97
+LEVEL = 1
+BLOCKS_QUEUED = 4
+ZSTD_PIECE = 1 << 10
+
+
+def encoder(codec):
+    """Return the encoder of a codec: ``encode(block)`` and ``finish()``, both of which return bytes."""
+    if codec not in SUFFIXES:
+        raise ArchiveError("There is no codec %s." % codec, "Choose one of %s." % ", ".join(sorted(SUFFIXES)))
+    return {"gzip": GzipEncoder, "zstd": ZstdEncoder, "none": PlainEncoder}[codec]()
+
+
+class GzipEncoder:
+    """One gzip member in which each block is either compressed by itself or stored."""
+
+    def __init__(self):
+        self._start = GZIP_HEADER
+        self._crc = 0
+        self._size = 0
+
+    def encode(self, block):
+        """Return a block's share of the file."""
+        self._crc = deflate.crc32(block, self._crc)
+        self._size += len(block)
+        start, self._start = self._start, b""
+        return start + (_compressed(block) if _shrinks(block) else _stored(block))
+
+    def finish(self):
+        """Return the end of the file: the last deflate block, checksum and size."""
+        return self._start + LAST_BLOCK + struct.pack("<LL", self._crc, self._size & 0xFFFFFFFF)
+
+
+class ZstdEncoder:
+    """One zstd frame with a checksum."""
+
+    def __init__(self):
+        _require_zstd()
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL, threads=2, write_checksum=True).compressobj()
+
+    def encode(self, block):
+        """Return what is ready so far."""
+        return self._compressor.compress(block)
+
+    def finish(self):
+        """Return the rest of the frame."""
+        return self._compressor.flush()
+
+
+class PlainEncoder:
+    """The bytes as they are."""
+
+    def encode(self, block):
+        """Return the block."""
+        return block
+
+    def finish(self):
+        """Return nothing: there is nothing to end."""
+        return b""
+
+
+def read_archive(path):
+    """Yield an archive's tar stream in pieces, whatever its codec, which the first bytes tell.
+
+    Damage that the codec notices raises ``ArchiveError``, and so does a file that was cut.
+    """
+    try:
+        with open(path, "rb") as raw:
+            magic = raw.read(len(ZSTD_MAGIC))
+            raw.seek(0)
+            if magic == ZSTD_MAGIC:
+                pieces = _read_zstd(raw)
+            elif magic.startswith(GZIP_MAGIC):
+                pieces = _read_blocks(igzip.open(raw, "rb"))
+            else:
+                pieces = _read_blocks(raw)
+            for piece in pieces:
+                yield piece
+    except (EOFError, OSError) + DAMAGE as error:
+        raise ArchiveError("%s can't be read to its end: %s." % (path, error), "Use another backup.")
+
+
+class StagedFile:
+    """A file that is whole or not there: written as ``dest.partial``, renamed when it is complete.
+
+    A context manager around :meth:`write` and :meth:`publish`. Bytes are encoded by the
+    caller's thread, hashed and written by one of its own. Left before :meth:`publish`, the
+    partial file goes and an older ``dest`` stays as it was.
+    """
+
+    def __init__(self, dest, codec):
+        self.dest = dest
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.sha256 = None
+        self._partial = dest + ".partial"
+        self._codec = codec
+        self._encoder = None
+        self._writer = None
+        self._waiting = bytearray()
+        self._fd = None
+
+    def __enter__(self):
+        self._encoder = encoder(self._codec)
+        with _writable(self._partial):
+            self._fd = _open_exclusively(self._partial)
+        self._writer = _Writer(self._fd)
+        return self
+
+    def __exit__(self, *unused):
+        self._writer.end()
+        if self.sha256 is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._partial)
+        os.close(self._fd)
+
+    def write(self, data):
+        """Take bytes in pieces of any size; encode them in blocks of ``BLOCK``."""
+        self.bytes_in += len(data)
+        if self._waiting or len(data) < BLOCK:
+            self._waiting += data
+            if len(self._waiting) < BLOCK:
+                return
+            data, self._waiting = bytes(self._waiting), bytearray()
+        self._encode(data)
+
+    def publish(self):
+        """End the file, make it durable and give it its name."""
+        if self._waiting:
+            self._encode(bytes(self._waiting))
+        self._put(self._encoder.finish())
+        self._writer.end()
+        with _writable(self._partial):
+            self._writer.check()
+            os.fsync(self._fd)
+            os.rename(self._partial, self.dest)
+            _sync_folder(os.path.dirname(self.dest) or ".")
+        self.bytes_out = self._writer.size
+        self.sha256 = self._writer.hash.hexdigest()
+
+    def _encode(self, data):
+        self._put(self._encoder.encode(data))
+
+    def _put(self, data):
+        if data:
+            with _writable(self._partial):
+                self._writer.check()
+            self._writer.queue.put(data)
+
+
+class _Writer(threading.Thread):
+    """Hashes and writes what stands in its queue.
+
+    A daemon, so that no error elsewhere can leave the process hanging. After an error of its
+    own it goes on emptying the queue, so that nobody waits for room in it.
+    """
+
+    def __init__(self, fd):
+        super(_Writer, self).__init__(daemon=True)
+        self.queue = queue.Queue(BLOCKS_QUEUED)
+        self.hash = hashlib.sha256()
+        self.size = 0
+        self._error = None
+        self._fd = fd
+        self.start()
+
+    def run(self):
+        """Work until the end is announced."""
+        for data in iter(self.queue.get, None):
+            if self._error is None:
+                try:
+                    self._write(data)
+                except Exception as error:
+                    self._error = error
+
+    def check(self):
+        """Raise the error that the thread met, if it met one."""
+        if self._error is not None:
+            raise self._error
+
+    def end(self):
+        """Wait until everything is written, or has failed."""
+        if self.is_alive():
+            self.queue.put(None)
+            self.join()
+
+    def _write(self, data):
+        self.hash.update(data)
+        self.size += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+
+def _shrinks(block):
+    sample = block[:SAMPLE]
+    return len(deflate.compress(sample, LEVEL)) < len(sample) * WORTHWHILE
+
+
+def _compressed(block):
+    stream = deflate.compressobj(LEVEL, zlib.DEFLATED, RAW_DEFLATE)
+    # A full flush ends on a whole byte and without a last block, so that another may follow.
+    return stream.compress(block) + stream.flush(zlib.Z_FULL_FLUSH)
+
+
+def _stored(block):
+    view = memoryview(block)
+    parts = []
+    for start in range(0, len(block), STORED_MAX):
+        piece = view[start : start + STORED_MAX]
+        parts += (struct.pack("<BHH", 0, len(piece), len(piece) ^ 0xFFFF), piece)
+    return b"".join(parts)
+
+
+def _read_blocks(stream):
+    return iter(lambda: stream.read(BLOCK), b"")
+
+
+def _read_zstd(raw):
+    _require_zstd()
+    # The stream reader of this library takes a frame that was cut for one that ended, so the
+    # frame's state is asked. One piece's output has no limit but the format's: 29 MiB a KiB.
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    while not frame.eof:
+        packed = raw.read(ZSTD_PIECE)
+        if not packed:
+            raise EOFError("the zstd frame has no end")
+        yield frame.decompress(packed)
+
+
+def _require_zstd():
+    if ZSTD_IMPORT_ERROR:
+        raise ArchiveError(
+            missing_required_lib("zstandard"),
+            "Debian and Ubuntu have it as the package python3-zstandard; the codec gzip needs nothing.",
+            exception=ZSTD_IMPORT_ERROR,
+        )
+
+
+@contextlib.contextmanager
+def _writable(path):
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SpaceError(
+                "No space left while writing %s." % path, "Make room in %s." % (os.path.dirname(path) or "."), path=path
+            )
+        raise ArchiveError(
+            "Could not write %s: %s." % (path, error.strerror or error), "Is its folder there and writable?", path=path
+        )
+
+
+def _open_exclusively(path):
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between our open and our lock another process may have renamed or removed the file.
+        if not os.path.samestat(os.fstat(fd), os.lstat(path)):
+            raise BlockingIOError(errno.EAGAIN, "another process was writing it just now")
+        os.fchmod(fd, 0o600)
+        os.ftruncate(fd, 0)
+    except BlockingIOError:
+        os.close(fd)
+        raise ArchiveError("Another process writes %s." % path, "Wait for it to end.", path=path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _sync_folder(path):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
