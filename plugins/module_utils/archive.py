@@ -6,20 +6,17 @@
 
 GNU tar reads the folder, because it knows holes, hard links, extended attributes and ACLs.
 Where the folder can't be read here, the Engine API delivers a tar stream, whose members are
-renamed on the way. Either stream is packed, hashed and staged by :mod:`codec`.
+renamed on the way. Either stream is packed, hashed and staged by :class:`StagedFile`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import fnmatch
 import json
 import os
 import re
-import stat
 import subprocess
-import tarfile
 import threading
 import time
 
@@ -29,7 +26,9 @@ from ansible_collections.echo_music.ops.plugins.module_utils.codec import (
     StagedFile,
     read_archive,
 )
+from ansible_collections.echo_music.ops.plugins.module_utils.engine_tar import rename_members
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError
+from ansible_collections.echo_music.ops.plugins.module_utils.survey import relative, shown, survey
 from ansible_collections.echo_music.ops.plugins.module_utils.tar_scan import TarScan
 
 SNAPSHOT_TIMEOUT = 120
@@ -55,28 +54,16 @@ TAR_OPTIONS = (
 )
 # What GNU tar says, in the C locale, about a folder that is in use.
 CHANGED = re.compile(
-    br"^[^:]+: (?P<name>.*): (file changed as we read it|File removed before we read it"
-    br"|File shrank by \d+ bytes?; padding with zeros)$"
+    rb"^[^:]+: (?P<name>.*): (file changed as we read it|File removed before we read it"
+    rb"|File shrank by \d+ bytes?; padding with zeros)$"
 )
 # A socket that was born after the survey.
-IGNORED = re.compile(br": socket ignored$")
+IGNORED = re.compile(rb": socket ignored$")
 MESSAGES_SHOWN = 5
 F_SETPIPE_SZ = 1031
 
-KINDS = {
-    stat.S_IFSOCK: "socket",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-}
-KINDS_OF_MEMBERS = {
-    tarfile.FIFOTYPE: "fifo",
-    tarfile.CHRTYPE: "character device",
-    tarfile.BLKTYPE: "block device",
-}
 
-
-def back_up(engine, dest, volume=None, path=None, component=None, check_mode=False, **options):
+def back_up(engine, dest, volume=None, path=None, component=None, check_mode=False, retries=RETRIES, **options):
     """Archive a named volume, or a folder of the engine's host, by whichever way is open.
 
     ``dest`` is a file, or a folder in which the file is named after the component, the
@@ -87,13 +74,14 @@ def back_up(engine, dest, volume=None, path=None, component=None, check_mode=Fal
     name = component or volume or os.path.basename(source)
     if os.path.isdir(dest):
         dest = os.path.join(dest, name + SUFFIXES[options["codec"]])
+    _check_dest(dest, source)
     result = dict(changed=True, dest=dest, source=volume or source)
     if _is_readable(engine, source, bool(volume)) and _gnu_tar():
         result.update(method="mount")
         if check_mode:
             found = survey(source, options["exclude"])
             return dict(result, bytes=found["bytes"], files=found["files"], skipped=_skipped(found["special"]))
-        artifact = back_up_folder(source, dest, **options)
+        artifact = back_up_folder(source, dest, retries=retries, **options)
     else:
         container, inside = _mounted_by(engine, volume, source)
         result.update(method="api")
@@ -105,7 +93,7 @@ def back_up(engine, dest, volume=None, path=None, component=None, check_mode=Fal
 
 
 def back_up_folder(
-    source, dest, codec="gzip", exclude=(), wait_for_snapshot=None, snapshot_timeout=SNAPSHOT_TIMEOUT, retries=RETRIES
+    source, dest, codec="gzip", exclude=(), after_snapshot=None, snapshot_timeout=SNAPSHOT_TIMEOUT, retries=RETRIES
 ):
     """Archive a folder of this host by GNU tar.
 
@@ -116,8 +104,8 @@ def back_up_folder(
     program = _gnu_tar()
     if not program:
         raise ArchiveError("There is no GNU tar (1.28 or later) on this host.", "Install the package tar.")
-    _refuse_nesting(source, dest)
-    await_snapshot(wait_for_snapshot, snapshot_timeout)
+    _check_dest(dest, source)
+    await_snapshot(after_snapshot, snapshot_timeout)
     started = time.monotonic()
     for retries_left in range(retries, -1, -1):
         found = survey(source, exclude)
@@ -133,35 +121,19 @@ def back_up_folder(
 
 
 def back_up_container_path(
-    engine,
-    container,
-    path,
-    dest,
-    codec="gzip",
-    exclude=(),
-    wait_for_snapshot=None,
-    snapshot_timeout=SNAPSHOT_TIMEOUT,
-    retries=RETRIES,
+    engine, container, path, dest, codec="gzip", exclude=(), after_snapshot=None, snapshot_timeout=SNAPSHOT_TIMEOUT
 ):
     """Archive a folder of a container through the Engine API; the result is that of :func:`back_up_folder`.
 
-    The engine leaves out fractions of seconds, user attributes, ACLs, holes and sockets. It
-    doesn't tell which files change under its hands; ``retries`` is for streams that break.
+    The engine leaves out fractions of seconds, user attributes, ACLs, holes and sockets, and
+    doesn't tell which files change under its hands.
     """
-    await_snapshot(wait_for_snapshot, snapshot_timeout)
+    await_snapshot(after_snapshot, snapshot_timeout)
     started = time.monotonic()
     source = "%s:%s" % (container, path)
-    for retries_left in range(retries, -1, -1):
-        with StagedFile(dest, codec) as staged:
-            incoming = _Incoming(engine.archive_of(container, path), TarScan(source))
-            try:
-                members, special = _rename_members(incoming, staged, source, path, exclude)
-            except ArchiveError:
-                if retries_left:
-                    continue
-                raise
-            staged.publish()
-            break
+    with StagedFile(dest, codec) as staged:
+        members, special = rename_members(engine.archive_of(container, path), staged, source, path, exclude)
+        staged.publish()
     return _facts(staged, members, started, source, codec, special, [])
 
 
@@ -195,40 +167,6 @@ def await_snapshot(path, timeout=SNAPSHOT_TIMEOUT):
         raise ArchiveError("The database's dump failed before this archive was begun: %s" % failure)
 
 
-def survey(folder, exclude=()):
-    """Walk a folder and return what an archive of it would hold.
-
-    ``bytes`` and ``files`` (regular files, hard links counted once), ``special``
-    (``[(name, kind)]``, what is no file, folder or link) and ``sparse``: whether any file
-    has holes.
-    """
-    found = dict(bytes=0, files=0, special=[], sparse=False)
-    linked = set()
-    for name, path, status in _walk(folder, exclude):
-        if stat.S_ISREG(status.st_mode):
-            if status.st_nlink > 1:
-                if (status.st_dev, status.st_ino) in linked:
-                    continue
-                linked.add((status.st_dev, status.st_ino))
-            found["files"] += 1
-            found["bytes"] += status.st_size
-            # A file system that compresses needs few blocks too; only a look tells holes apart.
-            if not found["sparse"] and status.st_blocks * 512 < status.st_size:
-                found["sparse"] = _has_hole(path, status.st_size)
-        elif stat.S_IFMT(status.st_mode) in KINDS:
-            found["special"].append((name, KINDS[stat.S_IFMT(status.st_mode)]))
-    return found
-
-
-def is_excluded(name, patterns):
-    """Tell whether a name relative to the root, or a folder above it, matches a pattern as GNU tar has it."""
-    if not patterns:
-        return False
-    parts = name.split("/")
-    names = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-    return any(fnmatch.fnmatchcase(part, _relative(pattern)) for pattern in patterns for part in names)
-
-
 # -- GNU tar ---------------------------------------------------------------------------------
 
 
@@ -255,7 +193,7 @@ def _tar_command(program, source, exclude, found):
     # busybox lists a sparse member but can't extract it, so this is for folders that need it.
     if found["sparse"]:
         command.append("--sparse")
-    command += ["--exclude=./" + _relative(pattern) for pattern in exclude]
+    command += ["--exclude=./" + relative(pattern) for pattern in exclude]
     command.append("--no-wildcards")
     command += ["--exclude=./" + name for name, unused in found["special"]]
     return command + ["--directory=" + source, "."]
@@ -317,84 +255,7 @@ def _judge(exit_code, said, source):
 def _unescaped(name):
     """Undo ``--quoting-style=escape`` and the leading ``./``."""
     raw = name.decode("unicode_escape").encode("latin-1")
-    return _shown(os.fsdecode(raw[2:] if raw.startswith(b"./") else raw))
-
-
-# -- the Engine API --------------------------------------------------------------------------
-
-
-class _Incoming:
-    """The engine's stream as a file, followed by a scan on its way."""
-
-    def __init__(self, chunks, scan):
-        self._chunks = iter(chunks)
-        self._scan = scan
-
-    def read(self, unused_size):
-        """Return the next piece, of whatever size it comes in: :mod:`tarfile` takes any."""
-        piece = next(self._chunks, b"")
-        self._scan.feed(piece)
-        return piece
-
-    def finish(self):
-        """Read what stands behind the last member; raise ``ArchiveError`` if the end is missing."""
-        while self.read(BLOCK):
-            pass
-        self._scan.finish()
-
-
-def _rename_members(incoming, staged, source, path, exclude):
-    """Copy the engine's members (``uploads/a``) as tar would name them (``./a``).
-
-    Returns how many there are and what was left out, as :func:`survey` has it.
-    """
-    base = os.path.basename(path.rstrip("/"))
-    count = 0
-    special = []
-    names = dict(encoding="utf-8", errors="surrogateescape")
-    try:
-        with tarfile.open(fileobj=incoming, mode="r|", bufsize=BLOCK, **names) as theirs:
-            with tarfile.open(fileobj=staged, mode="w|", bufsize=BLOCK, format=tarfile.PAX_FORMAT, **names) as ours:
-                for member in iter(theirs.next, None):
-                    # Both objects keep a list of all members, which would grow with the archive.
-                    theirs.members, ours.members = [], []
-                    name = _inside(member.name, base, source)
-                    if is_excluded(name, exclude):
-                        continue
-                    if member.type in KINDS_OF_MEMBERS:
-                        special.append((name, KINDS_OF_MEMBERS[member.type]))
-                        continue
-                    member.name = "./" + name if name else "."
-                    if member.islnk():
-                        member.linkname = "./" + _linked(member, base, source, exclude)
-                    # These would outdo the new names.
-                    member.pax_headers = dict(
-                        (key, value) for key, value in member.pax_headers.items() if key not in ("path", "linkpath")
-                    )
-                    ours.addfile(member, theirs.extractfile(member) if member.isreg() else None)
-                    count += 1
-            incoming.finish()
-    except tarfile.TarError as error:
-        raise ArchiveError("The engine's stream of %s is damaged: %s." % (source, error), "Try again.")
-    return count, special
-
-
-def _inside(name, base, source):
-    if name == base:
-        return ""
-    if not name.startswith(base + "/"):
-        raise ArchiveError("The engine's stream of %s holds %s, which lies outside." % (source, _shown(name)))
-    return name[len(base) + 1 :]
-
-
-def _linked(member, base, source, exclude):
-    target = _inside(member.linkname, base, source)
-    if is_excluded(target, exclude):
-        raise ArchiveError(
-            "In %s, %s is a hard link to %s, which is excluded." % (source, _shown(member.name), _shown(target)),
-            "Exclude both or neither.",
-        )
-    return target
+    return shown(os.fsdecode(raw[2:] if raw.startswith(b"./") else raw))
 
 
 # -- where the data lies -----------------------------------------------------------------------
@@ -413,14 +274,15 @@ def _mountpoint(engine, volume):
 
 def _is_readable(engine, source, is_volume):
     """Tell whether a folder of the engine's host can be read here."""
-    if is_volume and (not engine.is_local() or _awaits_mount(source)):
+    if (is_volume and not engine.is_local()) or _awaits_mount(source):
         return False
     return engine.host.startswith("unix://") and os.path.isdir(source) and os.access(source, os.R_OK | os.X_OK)
 
 
-def _awaits_mount(mountpoint):
-    """Tell whether a volume with mount options (NFS, bind) is empty here until a container mounts it."""
-    return os.path.exists(os.path.join(os.path.dirname(mountpoint), "opts.json")) and not os.path.ismount(mountpoint)
+def _awaits_mount(folder):
+    """Tell whether a folder is that of a volume with mount options (NFS, bind), empty until a container mounts it."""
+    above, name = os.path.split(folder)
+    return name == "_data" and os.path.exists(os.path.join(above, "opts.json")) and not os.path.ismount(folder)
 
 
 def _mounted_by(engine, volume, source):
@@ -460,59 +322,15 @@ def _facts(staged, members, started, source, codec, special, changed):
 
 def _skipped(special):
     return [
-        dict(name=_shown(name), type=kind, reason="A %s holds no data and is not archived." % kind)
+        dict(name=shown(name), type=kind, reason="A %s holds no data and is not archived." % kind)
         for name, kind in special
     ]
 
 
-def _refuse_nesting(source, dest):
+def _check_dest(dest, source):
+    folder = os.path.dirname(dest) or "."
+    if not os.path.isdir(folder):
+        raise ArchiveError("There is no folder %s for the archive." % folder, "Create it, or choose another dest.")
     inner, outer = os.path.realpath(dest), os.path.realpath(source)
     if os.path.commonpath([inner, outer]) == outer:
-        raise ArchiveError("%s lies in %s, which it is to archive." % (dest, source), "Choose a dest elsewhere.")
-
-
-def _walk(folder, exclude):
-    """Yield ``(name relative to the root, path, status)`` of everything below a folder; what vanishes is left out."""
-    waiting = [""]
-    while waiting:
-        above = waiting.pop()
-        try:
-            with os.scandir(os.path.join(folder, above)) as entries:
-                for entry in entries:
-                    name = os.path.join(above, entry.name)
-                    if is_excluded(name, exclude):
-                        continue
-                    with contextlib.suppress(FileNotFoundError):
-                        yield name, entry.path, entry.stat(follow_symlinks=False)
-                        if entry.is_dir(follow_symlinks=False):
-                            waiting.append(name)
-        except FileNotFoundError as error:
-            if not above:
-                raise ArchiveError("There is no folder %s." % folder) from error
-        except OSError as error:
-            raise ArchiveError(
-                "Could not read the folder %s: %s." % (_shown(os.path.join(folder, above)), error.strerror),
-                "Run this as root (become).",
-            )
-
-
-def _has_hole(path, size):
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return os.lseek(fd, 0, os.SEEK_HOLE) < size
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def _relative(pattern):
-    return re.sub(r"^(\.?/)+", "", pattern).rstrip("/")
-
-
-def _shown(name):
-    """Make any file name printable: bytes that are not UTF-8 become escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+        raise ArchiveError("%s lies in %s, which is to be archived." % (dest, source), "Choose a dest elsewhere.")

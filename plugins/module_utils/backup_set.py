@@ -61,7 +61,6 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_lock import (
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import (
     FORMAT,
-    check_artifact,
     check_manifest,
     describe_artifact,
     info_text,
@@ -75,6 +74,8 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_plan import (
     require_space,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.version import VERSION
+
+__all__ = ["abandon_set", "ensure_set", "list_sets", "open_set", "plan", "predict_set", "publish_set"]
 
 
 def ensure_set(engine, state, root, check=False, **options):
@@ -92,9 +93,7 @@ def ensure_set(engine, state, root, check=False, **options):
 # -- open -------------------------------------------------------------------------------------
 
 
-def open_set(
-    engine, root, stack, components=None, codec="gzip", quiesce="none", owner="", lease=LEASE, reserve=0
-):
+def open_set(engine, root, stack, components=None, codec="gzip", quiesce="none", owner="", lease=LEASE, reserve=0):
     """Take the lock, clear what a dead run left, and make the staging folder of a new set."""
     check_stack(stack)
     warnings = prepare_root(root)
@@ -105,7 +104,7 @@ def open_set(
         resumed, removed = _clear(engine, root)
         planned = _plan(root, stack, components, codec, reserve, free_bytes(root))
         require_space(planned, root, reserve)
-        set_id = new_id(root)
+        set_id = new_id(root, removed)
         record = dict(
             id=set_id,
             owner=owner,
@@ -136,9 +135,7 @@ def open_set(
     return _opened(root, set_id, dict(planned, parts=record["parts"]), record["deployment"], removed, resumed, warnings)
 
 
-def predict_set(
-    engine, root, stack, components=None, codec="gzip", quiesce="none", owner="", lease=LEASE, reserve=0
-):
+def predict_set(engine, root, stack, components=None, codec="gzip", quiesce="none", owner="", lease=LEASE, reserve=0):
     """Return what :func:`open_set` would, from the same planner; a set under way is told, not fatal."""
     check_stack(stack)
     open_mode = inspect_root(root)
@@ -151,7 +148,7 @@ def predict_set(
     planned = _plan(root, stack, components, codec, reserve, free)
     if held:
         warnings.append("The set %s is under way in %s; it could be taken over %s." % (held["id"], root, held["free"]))
-    return _opened(root, new_id(root), planned, None, removed, resumed, warnings, under_way=held)
+    return _opened(root, new_id(root, removed), planned, None, removed, resumed, warnings, under_way=held)
 
 
 def _opened(root, set_id, planned, deployment, removed, resumed, warnings, under_way=None):
@@ -236,7 +233,8 @@ def publish_set(engine, root, set_id, artifacts, database=None, check=False):
                 _settle(root, set_id)
         return _published(root, manifest, changed=False)
     if check:
-        return dict(changed=True, set=dict(id=set_id, path=done))
+        return _predict_published(root, set_id, artifacts, database)
+    own(root, set_id)
     with guarded(root):
         record = own(root, set_id)
         resumed = resume(engine, record)
@@ -251,15 +249,20 @@ def publish_set(engine, root, set_id, artifacts, database=None, check=False):
     return _published(root, manifest, changed=True, resumed=resumed)
 
 
+def _predict_published(root, set_id, artifacts, database):
+    """Judge the set as publishing would, but for the contents; after a predicted opening there is none to judge."""
+    record = read_lock(root)
+    if record is None or record["id"] != set_id:
+        nothing = _diff(None, None)
+        return dict(changed=True, set=dict(id=set_id, path=published(root, set_id)), warnings=[], diff=nothing)
+    found = _complete_artifacts(root, record, artifacts, database)
+    return _published(root, _manifest(record, found, database), changed=True)
+
+
 def _stage(root, record, artifacts, database):
     """Write manifest, information and checksums into a complete staging folder; return the manifest."""
     folder = staging(root, record["id"])
-    found = _artifacts(record, artifacts, database)
-    with explained("read", folder):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(folder, SNAPSHOT))
-        present = os.listdir(folder)
-    _check_complete(record, found, present)
+    found = _complete_artifacts(root, record, artifacts, database)
     sums = {}
     for artifact in found:
         path = os.path.join(folder, artifact["file"])
@@ -279,6 +282,8 @@ def _stage(root, record, artifacts, database):
     lines = ["%s  %s\n" % (digest, name) for name, digest in sorted(sums.items())]
     write_file(os.path.join(folder, CHECKSUMS), "".join(lines).encode("utf-8"))
     with explained("write to the disk", folder):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, SNAPSHOT))
         for artifact in found:
             os.chmod(os.path.join(folder, artifact["file"]), 0o600)
             sync_file(os.path.join(folder, artifact["file"]))
@@ -293,24 +298,27 @@ def _artifacts(record, artifacts, database):
     given = list(artifacts or []) + list((database or {}).get("artifacts") or [])
     if record["deployment"]:
         given.append(record["deployment"])
-    found = {}
     try:
-        for artifact in given:
-            described = describe_artifact(artifact, components.get(artifact.get("file"), artifact.get("role")))
-            found[check_artifact(described)["file"]] = described
-    except (ValueError, AttributeError) as error:
+        described = [describe_artifact(artifact, components) for artifact in given]
+    except ValueError as error:
         raise SetError(
             "An artifact is not as the modules report it: %s" % error,
             "Pass the results of echo_pg_dump and echo_volume_backup on as they are.",
         )
+    found = dict((artifact["file"], artifact) for artifact in described)
     return [found[name] for name in sorted(found)]
 
 
-def _check_complete(record, found, present):
+def _complete_artifacts(root, record, artifacts, database):
+    """The artifacts, once it is sure that they are all that was planned, and all that is there."""
+    folder = staging(root, record["id"])
+    found = _artifacts(record, artifacts, database)
+    with explained("read", folder):
+        present = os.listdir(folder)
     names = [artifact["file"] for artifact in found]
     unreported = [part["file"] for part in record["parts"] if part["file"] not in names]
     absent = [name for name in names if name not in present]
-    unknown = sorted(set(present) - set(names) - {MANIFEST, INFO, CHECKSUMS})
+    unknown = sorted(set(present) - set(names) - {MANIFEST, INFO, CHECKSUMS, SNAPSHOT})
     for missing, how in ((unreported, "no artifact reports"), (absent, "its folder lacks")):
         if missing:
             raise SetError(
@@ -324,6 +332,7 @@ def _check_complete(record, found, present):
             "Did a writer break off, or is one still running? Abandon this set (state=abandoned) and make a new one.",
             unknown=unknown,
         )
+    return found
 
 
 def _manifest(record, found, database):
@@ -373,7 +382,8 @@ def _settle(root, set_id):
 def _published(root, manifest, changed, resumed=None):
     artifacts = manifest["artifacts"]
     started, finished = (
-        calendar.timegm(time.strptime(manifest["times"][key][:19], "%Y-%m-%dT%H:%M:%S")) for key in ("started", "finished")
+        calendar.timegm(time.strptime(manifest["times"][key][:19], "%Y-%m-%dT%H:%M:%S"))
+        for key in ("started", "finished")
     )
     return dict(
         changed=changed,
@@ -414,12 +424,13 @@ def abandon_set(engine, root, set_id, keep=False, check=False):
             elif there:
                 discard(root, os.path.basename(folder))
             _settle(root, set_id)
+    before = dict(id=set_id, state="open" if ours or there else "abandoned")
     return dict(
         changed=ours or there,
         set=dict(id=set_id, path=evidence),
         resumed=resumed,
         warnings=[],
-        diff=_diff(dict(id=set_id, state="open"), dict(id=set_id, state="abandoned")) if ours or there else _diff(None, None),
+        diff=_diff(before, dict(id=set_id, state="abandoned")),
     )
 
 

@@ -91,7 +91,7 @@ class ZstdEncoder:
 
     def __init__(self):
         _require_zstd()
-        self._compressor = zstandard.ZstdCompressor(level=LEVEL, threads=2, write_checksum=True).compressobj()
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL, threads=1, write_checksum=True).compressobj()
 
     def encode(self, block):
         """Return what is ready so far."""
@@ -139,8 +139,8 @@ class StagedFile:
     """A file that is whole or not there: written as ``dest.partial``, renamed when it is complete.
 
     A context manager around :meth:`write` and :meth:`publish`. Bytes are encoded by the
-    caller's thread, hashed and written by one of its own. Left before :meth:`publish`, the
-    partial file goes and an older ``dest`` stays as it was.
+    caller's thread, hashed by a second and written by a third. Left before :meth:`publish`,
+    the partial file goes and an older ``dest`` stays as it was.
     """
 
     def __init__(self, dest, codec):
@@ -148,75 +148,79 @@ class StagedFile:
         self.bytes_in = 0
         self.bytes_out = 0
         self.sha256 = None
-        self._partial = dest + ".partial"
         self._codec = codec
-        self._encoder = None
-        self._writer = None
+        self._partial = dest + ".partial"
         self._waiting = bytearray()
+        self._encoder = None
+        self._hash = hashlib.sha256()
         self._fd = None
+        self._workers = ()
 
     def __enter__(self):
         self._encoder = encoder(self._codec)
         with _writable(self._partial):
             self._fd = _open_exclusively(self._partial)
-        self._writer = _Writer(self._fd)
+        self._workers = (_Worker(self._hash.update), _Worker(self._write))
         return self
 
     def __exit__(self, *unused):
-        self._writer.end()
+        for worker in self._workers:
+            worker.end()
         if self.sha256 is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._partial)
         os.close(self._fd)
 
     def write(self, data):
-        """Take bytes in pieces of any size; encode them in blocks of ``BLOCK``."""
+        """Take bytes in pieces of any size; encode them in blocks of at least ``BLOCK``."""
         self.bytes_in += len(data)
         if self._waiting or len(data) < BLOCK:
             self._waiting += data
             if len(self._waiting) < BLOCK:
                 return
             data, self._waiting = bytes(self._waiting), bytearray()
-        self._encode(data)
+        self._put(self._encoder.encode(data))
 
     def publish(self):
         """End the file, make it durable and give it its name."""
         if self._waiting:
-            self._encode(bytes(self._waiting))
+            self._put(self._encoder.encode(bytes(self._waiting)))
         self._put(self._encoder.finish())
-        self._writer.end()
         with _writable(self._partial):
-            self._writer.check()
+            for worker in self._workers:
+                worker.end()
+                worker.check()
             os.fsync(self._fd)
             os.rename(self._partial, self.dest)
             _sync_folder(os.path.dirname(self.dest) or ".")
-        self.bytes_out = self._writer.size
-        self.sha256 = self._writer.hash.hexdigest()
-
-    def _encode(self, data):
-        self._put(self._encoder.encode(data))
+        self.sha256 = self._hash.hexdigest()
 
     def _put(self, data):
         if data:
-            with _writable(self._partial):
-                self._writer.check()
-            self._writer.queue.put(data)
+            self.bytes_out += len(data)
+            for worker in self._workers:
+                with _writable(self._partial):
+                    worker.check()
+                worker.queue.put(data)
+
+    def _write(self, data):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
 
 
-class _Writer(threading.Thread):
-    """Hashes and writes what stands in its queue.
+class _Worker(threading.Thread):
+    """Does one thing with each block in its queue.
 
     A daemon, so that no error elsewhere can leave the process hanging. After an error of its
     own it goes on emptying the queue, so that nobody waits for room in it.
     """
 
-    def __init__(self, fd):
-        super(_Writer, self).__init__(daemon=True)
+    def __init__(self, action):
+        super(_Worker, self).__init__(daemon=True)
         self.queue = queue.Queue(BLOCKS_QUEUED)
-        self.hash = hashlib.sha256()
-        self.size = 0
+        self._action = action
         self._error = None
-        self._fd = fd
         self.start()
 
     def run(self):
@@ -224,27 +228,20 @@ class _Writer(threading.Thread):
         for data in iter(self.queue.get, None):
             if self._error is None:
                 try:
-                    self._write(data)
+                    self._action(data)
                 except Exception as error:
                     self._error = error
 
     def check(self):
-        """Raise the error that the thread met, if it met one."""
+        """Raise the error that the work met, if it met one."""
         if self._error is not None:
             raise self._error
 
     def end(self):
-        """Wait until everything is written, or has failed."""
+        """Wait until everything is done, or has failed."""
         if self.is_alive():
             self.queue.put(None)
             self.join()
-
-    def _write(self, data):
-        self.hash.update(data)
-        self.size += len(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
 
 
 def _shrinks(block):

@@ -174,8 +174,7 @@ class Engine:
         """Yield the tar stream of a path in a container, which need not run."""
         with self._translated("read %s of the container %s" % (path, container)):
             stream, unused_stat = self._api.get_archive(container, path)
-            for chunk in stream:
-                yield chunk
+            yield from stream
 
     def run_in(self, container, argv, env=None, user=None, stdin=None):
         """Run a command in a running container; return its :class:`Command`."""

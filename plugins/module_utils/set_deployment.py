@@ -70,4 +70,4 @@ def _is_readable(path):
 def _member_name(path, folder):
     """``./`` and the path in the project's folder; a file from elsewhere keeps its whole path."""
     folder = os.path.normpath(folder or "/").rstrip("/") + "/"
-    return "./" + (path[len(folder):] if path.startswith(folder) else path.lstrip("/"))
+    return "./" + (path[len(folder) :] if path.startswith(folder) else path.lstrip("/"))

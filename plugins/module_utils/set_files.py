@@ -53,13 +53,16 @@ def staging(root, set_id):
     return os.path.join(root, ".%s.partial" % set_id)
 
 
-def new_id(root, now=None):
-    """Return the first id, from now on, that no set in the root has."""
-    moment = int(time.time() if now is None else now)
+def new_id(root, removed=()):
+    """Return the first id, from now on, that no set in the root has.
+
+    Nor had: a writer that outlived a folder just removed must not find it again.
+    """
+    moment = int(time.time())
     while True:
         set_id = time.strftime(ID_TIME, time.gmtime(moment))
-        taken = (published(root, set_id), staging(root, set_id), os.path.join(root, ".failed_" + set_id))
-        if not any(os.path.lexists(path) for path in taken):
+        places = (published(root, set_id), staging(root, set_id), os.path.join(root, ".failed_" + set_id))
+        if not any(os.path.lexists(path) for path in places) and not any(set_id in name for name in removed):
             return set_id
         moment += 1
 
@@ -142,9 +145,11 @@ def free_bytes(path):
 def leftovers(root):
     """Return the names of staging folders in the root, and of what was being removed."""
     try:
-        return sorted(name for name in os.listdir(root) if LEFTOVER.match(name))
+        with os.scandir(root) as entries:
+            folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
+    return sorted(name for name in folders if LEFTOVER.match(name))
 
 
 def allocated(path):
@@ -168,16 +173,15 @@ def discard(root, name):
         if trash != name:
             shutil.rmtree(os.path.join(root, trash), ignore_errors=True)
             os.rename(os.path.join(root, name), os.path.join(root, trash))
-        shutil.rmtree(os.path.join(root, trash))
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(os.path.join(root, trash))
 
 
 def _check_writable(folder):
     if os.access(folder, os.W_OK | os.X_OK):
         return
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
-        raise SetError(
-            "%s is on a read-only file system." % folder, "Remount it for writing, or name another root."
-        )
+        raise SetError("%s is on a read-only file system." % folder, "Remount it for writing, or name another root.")
     raise SetError(
         "User %d may not write to %s." % (os.geteuid(), folder), "Become root (become: true), or name another root."
     )
@@ -198,7 +202,12 @@ def write_file(path, data):
 
 def replace_file(path, data):
     """Write a file so that every reader, also after a power cut, finds the old or the new one."""
-    write_file(path + ".new", data)
+    try:
+        write_file(path + ".new", data)
+    except SetError:
+        with contextlib.suppress(OSError):
+            os.unlink(path + ".new")
+        raise
     with explained("write", path):
         os.replace(path + ".new", path)
         sync_folder(os.path.dirname(path))
@@ -217,7 +226,7 @@ def sync_folder(path):
 def sha256_of(path, progress=lambda: None):
     """Return ``(SHA-256, bytes)`` of a file; ``progress`` is called at every block."""
     digest, size = hashlib.sha256(), 0
-    with explained("read", path), open(path, "rb") as source:
+    with explained("read", path), os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as source:
         for block in iter(lambda: source.read(BLOCK), b""):
             digest.update(block)
             size += len(block)
@@ -255,6 +264,7 @@ def explained(action, path):
 
 
 REMEDIES = {
+    errno.ENOENT: "Did something else remove it, or is a disk not mounted?",
     errno.EROFS: "The file system is read-only: remount it for writing, or name another root.",
     errno.EACCES: "Become root (become: true), or name another root.",
     errno.EPERM: "Is something there immutable (lsattr), or is it a mount that refuses root?",

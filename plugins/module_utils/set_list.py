@@ -25,7 +25,6 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import
 SCRIPT_DUMPS = ("postgres_dump.backup", "postgres_dump.sql")
 
 
-
 def list_sets(root):
     """Return the published sets, oldest first; what is wrong with one is its ``problem``.
 

@@ -152,7 +152,7 @@ def own(root, set_id):
     if record["id"] != set_id:
         raise SetError(
             "The set %s is not under way in %s any more: %s is." % (set_id, root, record["id"]),
-            "It showed no sign of life for %s seconds and was taken over; raise the option lease." % record["lease"],
+            "It was taken over for want of a sign of life; make a new one, with a longer lease.",
         )
     return record
 

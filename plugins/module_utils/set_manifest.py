@@ -28,6 +28,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
 
 FORMAT = "echo-backup/1"
 MANIFEST_LIMIT = 64 * 1024 * 1024
+LAYOUTS = ("classic", "unified")
 RESERVED = (MANIFEST, CHECKSUMS, INFO, PROOF)
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -53,6 +54,7 @@ def check_manifest(manifest):
     for key, kind in MANIFEST_KEYS.items():
         _check(manifest, key, kind, "")
     _need(ID.match(manifest["id"]), "id is not a set's name.")
+    _need(manifest["layout"] in LAYOUTS, "its layout is %.60r." % manifest["layout"])
     for key in ("started", "finished"):
         _need(_is_time(manifest["times"].get(key)), "times.%s is not a time." % key)
     snapshot = manifest["times"].get("snapshot")
@@ -162,13 +164,22 @@ def _commands(manifest, parts, user):
     return commands + (["docker start %s" % shlex.quote(app)] if app else [])
 
 
-def describe_artifact(artifact, component):
-    """Return an artifact as the manifest keeps it."""
-    kept = dict(((key, artifact.get(key)) for key in ARTIFACT_KEYS), component=component)
-    for key in ("skipped", "changed"):
-        if artifact.get(key):
-            kept[key] = artifact[key]
-    return kept
+def describe_artifact(given, components):
+    """Return an artifact as the manifest keeps it.
+
+    ``given`` is an artifact, or the whole result of the module that wrote it, which adds what
+    was skipped and what changed; ``components`` tells the component of a planned file.
+    """
+    _need(isinstance(given, dict), "an artifact is not an object.")
+    artifact = given.get("artifact", given)
+    _need(isinstance(artifact, dict), "an artifact is not an object.")
+    described = dict((key, artifact.get(key)) for key in ARTIFACT_KEYS)
+    if isinstance(described["file"], str):
+        described["component"] = components.get(described["file"], described["role"])
+    if given is not artifact:
+        described["skipped"] = given.get("skipped") or []
+        described["changed"] = given.get("changed_files") or []
+    return check_artifact(described)
 
 
 def files_problem(folder, manifest):
@@ -229,7 +240,9 @@ ARTIFACT_KEYS = {
 
 def _check(mapping, key, kinds, where):
     value = mapping.get(key, Ellipsis)
-    _need(isinstance(value, kinds) and not isinstance(value, bool), "%s%s is missing or of the wrong type." % (where, key))
+    _need(
+        isinstance(value, kinds) and not isinstance(value, bool), "%s%s is missing or of the wrong type." % (where, key)
+    )
 
 
 def _is_time(value):

@@ -108,7 +108,9 @@ def check_stack(stack):
         problem = str(error)
     else:
         return
-    raise SetError("The option stack is not a stack (%s)." % problem, "Pass echo_info's result: stack: \"{{ echo.stack }}\".")
+    raise SetError(
+        "The option stack is not a stack (%s)." % problem, 'Pass echo_info\'s result: stack: "{{ echo.stack }}".'
+    )
 
 
 def _database(stack, history):
@@ -121,9 +123,7 @@ def _database(stack, history):
     for name in DATABASE_FILES:
         ratio = float(known[name][1]) / before if before and name in known else 1.0
         last = known[name][1] if name in known else None
-        parts.append(
-            _part("database", "database", name, "database", size, _estimate(size, ratio, last))
-        )
+        parts.append(_part("database", "database", name, "database", size, _estimate(size, ratio, last)))
     parts.append(_part("database", "database", GLOBALS_FILE, "database", None, GLOBALS_BYTES))
     source = "%s:%s" % (container, database["name"]) if database.get("name") else container
     return [dict(part, container=container, source=source) for part in parts]

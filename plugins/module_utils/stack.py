@@ -285,8 +285,7 @@ def _walk(folder, depth=None):
         for entry in entries:
             yield entry
             if entry.is_dir(follow_symlinks=False) and (depth is None or depth > 1):
-                for inner in _walk(entry.path, depth and depth - 1):
-                    yield inner
+                yield from _walk(entry.path, depth and depth - 1)
 
 
 def _type(mode):

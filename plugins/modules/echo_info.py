@@ -32,8 +32,8 @@ options:
     default: [sizes, database, tables, backup_sets]
   volumes:
     description:
-      - Volumes or absolute folders by role, for mounts that discovery can't know, for example
-        V({"uploads": "/srv/echo/uploads"}).
+      - Volumes or absolute folders by role, for mounts that discovery can't know; V(uploads), for example, may be
+        V(/srv/echo/uploads).
     type: dict
     default: {}
   contents_of:

@@ -4,6 +4,7 @@ set -euo pipefail
 
 declare -A package_of=(
   [rsync]=rsync [busybox]=busybox [zstd]=zstd [setfacl]=acl [setfattr]=attr [mmdebstrap]=mmdebstrap
+  [shellcheck]=shellcheck
 )
 
 missing=()

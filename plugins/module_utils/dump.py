@@ -1,0 +1,451 @@
+# -*- coding: utf-8 -*-
+# Copyright: Contributors to the echo_music.ops collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A dump of one moment of a database: custom format, its SQL, the globals, the row counts.
+
+Built on what the PostgreSQL manual promises:
+
+* "Snapshot Synchronization Functions": what ``pg_export_snapshot()`` returns can be imported
+  until the exporting transaction ends. Ours ends with this process at the latest, because
+  its psql reads from a standard input that dies with us.
+* "pg_dump", option ``--snapshot``: the dump shows that moment.
+* "pg_restore", option ``--file``: turns a custom-format dump into SQL. That reads the dump to
+  its end, so it is done even where nobody wants the SQL.
+
+Two ways carry the bytes. The fast one is a helper container of the database's own image, in
+its network, with the destination mounted: no byte passes through the Engine. Where the
+Engine is remote, or the helper gets nowhere, the output of commands in the database's
+container is streamed. Neither writes anything inside that container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import threading
+import time
+
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
+    DatabaseError,
+    EchoError,
+    EngineError,
+    SetError,
+    SpaceError,
+)
+from ansible_collections.echo_music.ops.plugins.module_utils.postgres import (
+    COUNT_ROWS,
+    COUNT_TABLES,
+    DESCRIBE,
+    Database,
+)
+from ansible_collections.echo_music.ops.plugins.module_utils.stack import find_containers
+
+DUMP_FILE = "postgres_dump.backup"
+PLAIN_FILE = "postgres_dump.sql"
+GLOBALS_FILE = "postgres_globals.sql"
+FILES = (DUMP_FILE, PLAIN_FILE, GLOBALS_FILE)
+SNAPSHOT_FILE = ".snapshot.json"
+PARTIAL = ".partial"
+
+BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+EXPORT_SNAPSHOT = """
+SELECT json_build_object(
+    'id', pg_export_snapshot(),
+    'wal_lsn', CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
+    'time', to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'));
+"""
+SERVER = """
+SELECT json_build_object(
+    'version', current_setting('server_version_num')::int,
+    'port', current_setting('port'));
+"""
+ZSTD_SINCE = 160000
+
+# $1 is the file for the SQL, the rest is pg_dump's command. One pass: what pg_dump writes goes
+# to the file and to pg_restore at once. Named pipes, because the exit code of each command
+# counts, and not every shell has pipefail; they lie in the helper container.
+HELPER_SCRIPT = """
+set -e
+umask 077
+cd /backup
+plain=$1
+shift
+mkfifo /tmp/dump /tmp/copy
+pg_restore --file="$plain" </tmp/copy &
+reader=$!
+tee postgres_dump.backup.partial </tmp/dump >/tmp/copy &
+writer=$!
+"$@" >/tmp/dump
+wait $writer
+wait $reader
+"""
+
+MAGIC = b"PGDMP"
+PLAIN_END = b"\n-- PostgreSQL database dump complete\n"
+GLOBALS_END = b"\n-- PostgreSQL database cluster dump complete\n"
+# What follows the closing line: newer servers add one that ends psql's restricted mode.
+TAIL_SIZE = 1024
+READ_SIZE = 4 << 20
+NO_SPACE = os.strerror(errno.ENOSPC)
+
+
+def run(
+    engine,
+    dest,
+    project=None,
+    database_container=None,
+    app_container=None,
+    user=None,
+    database=None,
+    snapshot_file=None,
+    check_mode=False,
+    **options
+):
+    """Find the database and dump it; in check mode say what would be dumped.
+
+    Where that fails before the moment of the dump is fixed, ``snapshot_file`` says
+    ``{"error": ...}`` to those who wait for it.
+    """
+    snapshot_file = snapshot_file or os.path.join(dest, SNAPSHOT_FILE)
+    with contextlib.nullcontext() if check_mode else _waiters_told(dest, snapshot_file):
+        parts = find_containers(engine, project, database_container, app_container)
+        source = Database(engine, parts["database"]["name"], user, database)
+        return forecast(source) if check_mode else dump(engine, source, dest, snapshot_file=snapshot_file, **options)
+
+
+def forecast(database):
+    """Return what a dump would hold: ``{"database": {...}, "table_count"}``. Only reads."""
+    description, count = database.query(DESCRIBE, COUNT_TABLES)
+    return dict(database=dict(json.loads(description), container=database.container), table_count=int(count))
+
+
+def dump(
+    engine,
+    database,
+    dest_dir,
+    plain=True,
+    globals=True,
+    role_passwords=False,
+    compression="auto",
+    compression_level=1,
+    snapshot_file=None,
+):
+    """Dump one moment of a database into a folder; return what came of it.
+
+    Writes ``postgres_dump.backup``, with ``plain`` its SQL ``postgres_dump.sql``, and
+    ``globals`` the cluster's roles and tablespaces ``postgres_globals.sql``. The files
+    get their names once all of them are whole and on disk; on failure none does.
+
+    ``snapshot_file``, by default ``.snapshot.json`` beside them, is written as soon as the
+    moment is fixed, for those who read files that must not be older than the dump.
+
+    Returns ``{"snapshot": {"id", "wal_lsn", "time"}, "database": {...}, "tables": {...},
+    "artifacts": [...]}``. An artifact's ``members`` are tables, for the globals roles.
+    """
+    with folder_errors(dest_dir), database.session() as session, StagedFiles(dest_dir) as files:
+        session.ask(BEGIN)
+        snapshot = json.loads(session.ask(EXPORT_SNAPSHOT)[0])
+        write_json(snapshot_file or os.path.join(dest_dir, SNAPSHOT_FILE), snapshot)
+        server = json.loads(session.ask(SERVER)[0])
+        session.send(DESCRIBE, COUNT_ROWS)
+        task = Task(engine, database, files, snapshot["id"], server, plain)
+        codec = task.write_dump(codecs(compression, compression_level, server["version"]))
+        if globals:
+            task.write_globals(role_passwords)
+        description, tables = (json.loads(answer) for answer in session.receive())
+        return dict(
+            snapshot=snapshot,
+            database=dict(description, container=database.container),
+            tables=tables,
+            artifacts=files.publish(database.source, description["bytes"], len(tables), codec),
+        )
+
+
+def codecs(compression, level, server_version):
+    """Return the codecs to try in turn: the one asked for, or the best that the server's release has."""
+    if compression == "none":
+        return ["none"]
+    if compression == "zstd" and server_version < ZSTD_SINCE:
+        raise DatabaseError(
+            "pg_dump of PostgreSQL %d can't compress with zstd." % (server_version // 10000),
+            "zstd is there from PostgreSQL 16 on; choose gzip or auto.",
+        )
+    if compression == "auto":
+        return ["%s:%d" % (name, level) for name in (["zstd", "gzip"] if server_version >= ZSTD_SINCE else ["gzip"])]
+    return ["%s:%d" % (compression, level)]
+
+
+class Task:
+    """One dump under way: from which snapshot, by which commands, into which files."""
+
+    def __init__(self, engine, database, files, snapshot_id, server, plain):
+        self._engine = engine
+        self._database = database
+        self._files = files
+        self._snapshot_id = snapshot_id
+        self._server = server
+        self._plain = plain
+
+    def write_dump(self, choices):
+        """Write the dump, and its SQL if wanted, with the first codec that pg_dump was built with."""
+        for codec in choices[:-1]:
+            try:
+                self._write_dump(codec)
+                return codec
+            except DatabaseError as error:
+                if "does not support compression" not in error.what:
+                    raise
+        self._write_dump(choices[-1])
+        return choices[-1]
+
+    def write_globals(self, role_passwords):
+        """Write the roles and tablespaces of the server."""
+        argv = ["pg_dumpall", "--globals-only"] + ([] if role_passwords else ["--no-role-passwords"])
+        with self._files.timed(GLOBALS_FILE):
+            self._stream(argv, GLOBALS_FILE)
+        self._files.must_end(GLOBALS_FILE, GLOBALS_END)
+
+    def _write_dump(self, codec):
+        argv = ["pg_dump", "--format=custom", "--snapshot=" + self._snapshot_id, "--compress=" + self._level(codec)]
+        if not (self._engine.is_local() and self._by_helper(argv)):
+            self._by_exec(argv)
+        self._files.must_start(DUMP_FILE, MAGIC)
+        if self._plain:
+            self._files.must_end(PLAIN_FILE, PLAIN_END)
+
+    def _level(self, codec):
+        """Return a codec as the server's release spells it: before 16 a bare gzip level, 0 for none."""
+        if self._server["version"] >= ZSTD_SINCE:
+            return codec
+        return "0" if codec == "none" else codec.partition(":")[2]
+
+    def _by_helper(self, argv):
+        """Dump in a helper container; tell whether it got as far as writing.
+
+        One that didn't may lack a way to the server or to the folder, which the other way
+        doesn't need; what else was wrong, the other way will meet too.
+        """
+        container = self._database.inspected()
+        names = [DUMP_FILE] + ([PLAIN_FILE] if self._plain else [])
+        env = dict(PGHOST="127.0.0.1", PGPORT=self._server["port"], PGSSLMODE="allow")
+        try:
+            with self._files.timed(*names), self._database.explained("dump"):
+                with self._engine.helper(
+                    container["image_id"],
+                    [PLAIN_FILE + PARTIAL if self._plain else "/dev/null"] + argv,
+                    env=self._database.environment(env),
+                    binds={self._files.folder: {"bind": "/backup", "mode": "rw"}},
+                    network_mode="container:" + container["id"],
+                    user="0",
+                    entrypoint=["sh", "-c", HELPER_SCRIPT, "pg_dump"],
+                ) as command:
+                    command.finish()
+        except EchoError:
+            if self._files.size(DUMP_FILE):
+                raise
+        return self._files.size(DUMP_FILE) > 0
+
+    def _by_exec(self, argv):
+        """Dump through the Engine's streams."""
+        with self._files.timed(DUMP_FILE):
+            self._stream(argv, DUMP_FILE)
+        with self._files.timed(PLAIN_FILE):
+            self._stream(["pg_restore", "--file=-"], PLAIN_FILE if self._plain else None, DUMP_FILE)
+
+    def _stream(self, argv, into, from_file=None):
+        """Run a client program in the database's container, its output into a file, its input from one."""
+        with self._database.explained("dump"), self._files.open(into) as output:
+            with self._database.run(argv, stdin=bool(from_file)) as command:
+                if from_file:
+                    self._files.feed(from_file, command)
+                for chunk in command.chunks():
+                    output.write(chunk)
+                command.finish()
+
+
+class StagedFiles:
+    """Files of one folder that get their names together, when all are whole and on disk.
+
+    A context manager: what hasn't been published when it is left, goes.
+    """
+
+    def __init__(self, folder):
+        self.folder = os.path.abspath(folder)
+        self._seconds = {}
+
+    def __enter__(self):
+        self._remove_partial()
+        return self
+
+    def __exit__(self, *unused):
+        self._remove_partial()
+
+    def open(self, name):
+        """Open a new file for writing, or what swallows everything for no name."""
+        if name is None:
+            return open(os.devnull, "wb")
+        return os.fdopen(os.open(self._partial(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+    def size(self, name):
+        """Return a file's bytes, 0 where there is none."""
+        try:
+            return os.stat(self._partial(name)).st_size
+        except FileNotFoundError:
+            return 0
+
+    def feed(self, name, command):
+        """Write a file to a command's input, beside the thread that reads its output.
+
+        A command that stops reading says why by its exit code, so that error isn't ours.
+        """
+
+        source = open(self._partial(name), "rb")
+
+        def pump():
+            with source, contextlib.suppress(EngineError):
+                for block in iter(lambda: source.read(READ_SIZE), b""):
+                    command.write(block)
+                command.close_stdin()
+
+        threading.Thread(target=pump, daemon=True).start()
+
+    @contextlib.contextmanager
+    def timed(self, *names):
+        """Note the seconds of a block as those of each of the files that it writes."""
+        start = time.monotonic()
+        yield
+        for name in names:
+            self._seconds[name] = round(time.monotonic() - start, 3)
+
+    def must_start(self, name, magic):
+        """Raise ``DatabaseError`` unless a file starts with the magic of its kind."""
+        with open(self._partial(name), "rb") as dump_file:
+            if dump_file.read(len(magic)) != magic:
+                raise self._damaged(name, "it doesn't start as a dump does")
+
+    def must_end(self, name, marker):
+        """Raise ``DatabaseError`` unless a file has the closing line of its kind."""
+        if marker not in self._tail(name):
+            raise self._damaged(name, "its closing line is missing")
+
+    def publish(self, source, database_bytes, tables, codec):
+        """Make the files durable, give them their names and return their artifacts."""
+        names = [name for name in FILES if name in self._seconds and os.path.exists(self._partial(name))]
+        artifacts = []
+        for name in names:
+            digest, size = _synced(self._partial(name))
+            artifacts.append(
+                dict(
+                    role="database",
+                    file=name,
+                    source=source,
+                    bytes_in=size if name == GLOBALS_FILE else database_bytes,
+                    bytes_out=size,
+                    members=self._roles() if name == GLOBALS_FILE else tables,
+                    codec=codec if name == DUMP_FILE else "none",
+                    sha256=digest,
+                    seconds=self._seconds[name],
+                )
+            )
+        for name in names:
+            os.rename(self._partial(name), os.path.join(self.folder, name))
+        _sync_folder(self.folder)
+        return artifacts
+
+    def _partial(self, name):
+        return os.path.join(self.folder, name + PARTIAL)
+
+    def _remove_partial(self):
+        for name in FILES:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._partial(name))
+
+    def _tail(self, name):
+        with open(self._partial(name), "rb") as written:
+            written.seek(max(0, self.size(name) - TAIL_SIZE))
+            return written.read()
+
+    def _roles(self):
+        with open(self._partial(GLOBALS_FILE), "rb") as globals_file:
+            return sum(line.startswith(b"CREATE ROLE ") for line in globals_file)
+
+    def _damaged(self, name, how):
+        return DatabaseError(
+            "The dump for %s is not whole: %s." % (os.path.join(self.folder, name), how),
+            "Nothing of it was kept. Try again; 'docker logs' of the database has the server's side.",
+        )
+
+
+def write_json(path, content):
+    """Write a small file so that whoever sees it sees all of it, also after a crash."""
+    with open(path + PARTIAL, "w") as written:
+        os.chmod(written.fileno(), 0o600)
+        json.dump(content, written)
+        written.flush()
+        os.fsync(written.fileno())
+    os.rename(path + PARTIAL, path)
+    _sync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+@contextlib.contextmanager
+def _waiters_told(dest, snapshot_file):
+    """Remove an older dump's snapshot file, and let it tell of an error before there is a snapshot."""
+    with folder_errors(dest):
+        os.makedirs(dest, 0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(snapshot_file)
+    try:
+        yield
+    except EchoError as error:
+        if not os.path.exists(snapshot_file):
+            with contextlib.suppress(OSError):
+                write_json(snapshot_file, dict(error=str(error)))
+        raise
+
+
+@contextlib.contextmanager
+def folder_errors(folder):
+    """Turn an error of the destination's file system, ours or a client program's, into one that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(folder)
+        raise SetError(
+            "Could not write the dump to %s: %s." % (folder, error.strerror or error),
+            "Is it a folder on a file system that is mounted for writing, and may this user write there?",
+            path=folder,
+        )
+    except DatabaseError as error:
+        if NO_SPACE in error.what:
+            raise _no_space(folder)
+        raise
+
+
+def _no_space(folder):
+    return SpaceError("No space left while writing the dump to %s." % folder, "Make room there.", path=folder)
+
+
+def _synced(path):
+    """Flush a file to disk; return its SHA-256 and its bytes."""
+    digest = hashlib.sha256()
+    size = 0
+    with open(path, "rb") as written:
+        os.fchmod(written.fileno(), 0o600)
+        for block in iter(lambda: written.read(READ_SIZE), b""):
+            digest.update(block)
+            size += len(block)
+        os.fsync(written.fileno())
+    return digest.hexdigest(), size
+
+
+def _sync_folder(path):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
