@@ -148,10 +148,10 @@ def predict_set(engine, root, stack, components=None, codec="gzip", quiesce="non
     planned = _plan(root, stack, components, codec, reserve, free)
     if held:
         warnings.append("The set %s is under way in %s; it could be taken over %s." % (held["id"], root, held["free"]))
-    return _opened(root, new_id(root, removed), planned, None, removed, resumed, warnings, under_way=held)
+    return _opened(root, new_id(root, removed), planned, None, removed, resumed, warnings, predicted=True, under_way=held)
 
 
-def _opened(root, set_id, planned, deployment, removed, resumed, warnings, under_way=None):
+def _opened(root, set_id, planned, deployment, removed, resumed, warnings, predicted=False, under_way=None):
     parts = planned["parts"]
     before = latest_manifest(root)
     after = dict(
@@ -161,6 +161,7 @@ def _opened(root, set_id, planned, deployment, removed, resumed, warnings, under
     )
     return dict(
         changed=True,
+        predicted=predicted,
         set=dict(id=set_id, path=staging(root, set_id), root=root, parts=parts),
         deployment=deployment,
         bytes_needed=planned["bytes_needed"],

@@ -271,6 +271,11 @@ resumed:
   returned: success
   type: str
   sample: echo-app
+predicted:
+  description: Whether this is check mode's prediction, and so no set was opened.
+  returned: when O(state=open)
+  type: bool
+  sample: false
 under_way:
   description: The set that holds the lock, and when it can be taken over. V(null) if it is free.
   returned: when O(state=open), and on failure because of it
