@@ -78,12 +78,16 @@ from ansible_collections.echo_music.ops.plugins.module_utils.version import VERS
 __all__ = ["abandon_set", "ensure_set", "list_sets", "open_set", "plan", "predict_set", "publish_set"]
 
 
-def ensure_set(engine, state, root, check=False, **options):
-    """Bring a set to a state; return the module's result. ``check`` changes nothing."""
+def ensure_set(engine, state, root, check=False, guard=None, **options):
+    """Bring a set to a state; return the module's result. ``check`` changes nothing.
+
+    ``guard(engine, root, id)`` is called before an app is paused or stopped, see ``set_guard``.
+    """
     if state == "open":
-        names = ("stack", "components", "codec", "quiesce", "owner", "lease", "reserve")
-        action = predict_set if check else open_set
-        return action(engine, root, **dict((name, options[name]) for name in names))
+        chosen = dict(
+            (name, options[name]) for name in ("stack", "components", "codec", "quiesce", "owner", "lease", "reserve")
+        )
+        return predict_set(engine, root, **chosen) if check else open_set(engine, root, guard=guard, **chosen)
     set_id = checked_id(options["id"])
     if state == "published":
         return publish_set(engine, root, set_id, options["artifacts"], options["database"], check=check)
@@ -93,7 +97,9 @@ def ensure_set(engine, state, root, check=False, **options):
 # -- open -------------------------------------------------------------------------------------
 
 
-def open_set(engine, root, stack, components=None, codec="gzip", quiesce="none", owner="", lease=LEASE, reserve=0):
+def open_set(
+    engine, root, stack, components=None, codec="gzip", quiesce="none", owner="", lease=LEASE, reserve=0, guard=None
+):
     """Take the lock, clear what a dead run left, and make the staging folder of a new set."""
     check_stack(stack)
     warnings = prepare_root(root)
@@ -128,7 +134,7 @@ def open_set(engine, root, stack, components=None, codec="gzip", quiesce="none",
                 record["parts"] = [part for part in record["parts"] if part["kind"] != "deployment"]
             write_lock(root, record)
         if quiesce != "none" and "app" in stack["containers"]:
-            quiesce_container(engine, root, record, quiesce, stack["containers"]["app"]["name"])
+            quiesce_container(engine, root, record, quiesce, stack["containers"]["app"]["name"], guard)
     except BaseException:
         abandon_set(engine, root, set_id)
         raise

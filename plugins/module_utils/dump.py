@@ -28,6 +28,7 @@ import json
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
     DatabaseError,
@@ -36,6 +37,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
     SetError,
     SpaceError,
 )
+from ansible_collections.echo_music.ops.plugins.module_utils.pg_archive import Recompressor, can_recompress
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import (
     COUNT_ROWS,
     COUNT_TABLES,
@@ -50,6 +52,7 @@ GLOBALS_FILE = "postgres_globals.sql"
 FILES = (DUMP_FILE, PLAIN_FILE, GLOBALS_FILE)
 SNAPSHOT_FILE = ".snapshot.json"
 PARTIAL = ".partial"
+PIPE = DUMP_FILE + ".pipe"
 
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
 EXPORT_SNAPSHOT = """
@@ -65,19 +68,17 @@ SELECT json_build_object(
 """
 ZSTD_SINCE = 160000
 
-# $1 is the file for the SQL, the rest is pg_dump's command. One pass: what pg_dump writes goes
-# to the file and to pg_restore at once. Named pipes, because the exit code of each command
-# counts, and not every shell has pipefail; they lie in the helper container.
+# One pass: what pg_dump writes goes to the file and to pg_restore at once. Named pipes, because
+# the exit code of each command counts, and not every shell has pipefail; they lie in the
+# helper container.
 HELPER_SCRIPT = """
 set -e
 umask 077
 cd /backup
-plain=$1
-shift
 mkfifo /tmp/dump /tmp/copy
-pg_restore --file="$plain" </tmp/copy &
+pg_restore --file="$PLAIN" </tmp/copy &
 reader=$!
-tee postgres_dump.backup.partial </tmp/dump >/tmp/copy &
+tee "$DUMP" </tmp/dump >/tmp/copy &
 writer=$!
 "$@" >/tmp/dump
 wait $writer
@@ -210,49 +211,68 @@ class Task:
         self._files.must_end(GLOBALS_FILE, GLOBALS_END)
 
     def _write_dump(self, codec):
-        argv = ["pg_dump", "--format=custom", "--snapshot=" + self._snapshot_id, "--compress=" + self._level(codec)]
-        if not (self._engine.is_local() and self._by_helper(argv)):
-            self._by_exec(argv)
+        if not (self._engine.is_local() and self._by_helper(codec)):
+            self._by_exec(codec)
         self._files.must_start(DUMP_FILE, MAGIC)
         if self._plain:
             self._files.must_end(PLAIN_FILE, PLAIN_END)
 
-    def _level(self, codec):
-        """Return a codec as the server's release spells it: before 16 a bare gzip level, 0 for none."""
-        if self._server["version"] >= ZSTD_SINCE:
-            return codec
-        return "0" if codec == "none" else codec.partition(":")[2]
+    def _command(self, codec):
+        """Return pg_dump's command line; before release 16 a codec is a gzip level, 0 for none."""
+        if self._server["version"] < ZSTD_SINCE:
+            codec = "0" if codec == "none" else codec.partition(":")[2]
+        return ["pg_dump", "--format=custom", "--snapshot=" + self._snapshot_id, "--compress=" + codec]
 
-    def _by_helper(self, argv):
+    def _by_helper(self, codec):
         """Dump in a helper container; tell whether it got as far as writing.
 
         One that didn't may lack a way to the server or to the folder, which the other way
         doesn't need; what else was wrong, the other way will meet too.
         """
-        container = self._database.inspected()
         names = [DUMP_FILE] + ([PLAIN_FILE] if self._plain else [])
-        env = dict(PGHOST="127.0.0.1", PGPORT=self._server["port"], PGSSLMODE="allow")
         try:
-            with self._files.timed(*names), self._database.explained("dump"):
-                with self._engine.helper(
-                    container["image_id"],
-                    [PLAIN_FILE + PARTIAL if self._plain else "/dev/null"] + argv,
-                    env=self._database.environment(env),
-                    binds={self._files.folder: {"bind": "/backup", "mode": "rw"}},
-                    network_mode="container:" + container["id"],
-                    user="0",
-                    entrypoint=["sh", "-c", HELPER_SCRIPT, "pg_dump"],
-                ) as command:
-                    command.finish()
+            with self._files.timed(*names):
+                if can_recompress(codec, self._server["version"]):
+                    self._help_recompressed()
+                else:
+                    self._help(self._command(codec), DUMP_FILE + PARTIAL)
         except EchoError:
             if self._files.size(DUMP_FILE):
                 raise
         return self._files.size(DUMP_FILE) > 0
 
-    def _by_exec(self, argv):
+    def _help_recompressed(self):
+        with self._files.open(DUMP_FILE) as output:
+            recompressor = Recompressor(self._files.path(PIPE), output)
+            with recompressor:
+                self._help(self._command("none"), PIPE)
+        recompressor.read_back(self._files.path(DUMP_FILE + PARTIAL))
+
+    def _help(self, argv, dump_file):
+        container = self._database.inspected()
+        env = dict(
+            PGHOST="127.0.0.1",
+            PGPORT=self._server["port"],
+            PGSSLMODE="allow",
+            DUMP=dump_file,
+            PLAIN=PLAIN_FILE + PARTIAL if self._plain else "/dev/null",
+        )
+        with self._database.explained("dump"):
+            with self._engine.helper(
+                container["image_id"],
+                argv,
+                env=self._database.environment(env),
+                binds={self._files.folder: {"bind": "/backup", "mode": "rw"}},
+                network_mode="container:" + container["id"],
+                user="0",
+                entrypoint=["sh", "-c", HELPER_SCRIPT, "sh"],
+            ) as command:
+                command.finish()
+
+    def _by_exec(self, codec):
         """Dump through the Engine's streams."""
         with self._files.timed(DUMP_FILE):
-            self._stream(argv, DUMP_FILE)
+            self._stream(self._command(codec), DUMP_FILE)
         with self._files.timed(PLAIN_FILE):
             self._stream(["pg_restore", "--file=-"], PLAIN_FILE if self._plain else None, DUMP_FILE)
 
@@ -284,16 +304,20 @@ class StagedFiles:
     def __exit__(self, *unused):
         self._remove_partial()
 
+    def path(self, name):
+        """Return the path of a file as it is named while it is written."""
+        return os.path.join(self.folder, name)
+
     def open(self, name):
         """Open a new file for writing, or what swallows everything for no name."""
         if name is None:
             return open(os.devnull, "wb")
-        return os.fdopen(os.open(self._partial(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+        return os.fdopen(os.open(self.path(name + PARTIAL), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
     def size(self, name):
         """Return a file's bytes, 0 where there is none."""
         try:
-            return os.stat(self._partial(name)).st_size
+            return os.stat(self.path(name + PARTIAL)).st_size
         except FileNotFoundError:
             return 0
 
@@ -303,7 +327,7 @@ class StagedFiles:
         A command that stops reading says why by its exit code, so that error isn't ours.
         """
 
-        source = open(self._partial(name), "rb")
+        source = open(self.path(name + PARTIAL), "rb")
 
         def pump():
             with source, contextlib.suppress(EngineError):
@@ -323,7 +347,7 @@ class StagedFiles:
 
     def must_start(self, name, magic):
         """Raise ``DatabaseError`` unless a file starts with the magic of its kind."""
-        with open(self._partial(name), "rb") as dump_file:
+        with open(self.path(name + PARTIAL), "rb") as dump_file:
             if dump_file.read(len(magic)) != magic:
                 raise self._damaged(name, "it doesn't start as a dump does")
 
@@ -334,10 +358,11 @@ class StagedFiles:
 
     def publish(self, source, database_bytes, tables, codec):
         """Make the files durable, give them their names and return their artifacts."""
-        names = [name for name in FILES if name in self._seconds and os.path.exists(self._partial(name))]
+        names = [name for name in FILES if name in self._seconds and os.path.exists(self.path(name + PARTIAL))]
         artifacts = []
-        for name in names:
-            digest, size = _synced(self._partial(name))
+        with ThreadPoolExecutor(len(names)) as threads:
+            synced = list(threads.map(_synced, [self.path(name + PARTIAL) for name in names]))
+        for name, (digest, size) in zip(names, synced):
             artifacts.append(
                 dict(
                     role="database",
@@ -352,30 +377,27 @@ class StagedFiles:
                 )
             )
         for name in names:
-            os.rename(self._partial(name), os.path.join(self.folder, name))
+            os.rename(self.path(name + PARTIAL), self.path(name))
         _sync_folder(self.folder)
         return artifacts
 
-    def _partial(self, name):
-        return os.path.join(self.folder, name + PARTIAL)
-
     def _remove_partial(self):
-        for name in FILES:
+        for name in [name + PARTIAL for name in FILES] + [PIPE]:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._partial(name))
+                os.unlink(self.path(name))
 
     def _tail(self, name):
-        with open(self._partial(name), "rb") as written:
+        with open(self.path(name + PARTIAL), "rb") as written:
             written.seek(max(0, self.size(name) - TAIL_SIZE))
             return written.read()
 
     def _roles(self):
-        with open(self._partial(GLOBALS_FILE), "rb") as globals_file:
+        with open(self.path(GLOBALS_FILE + PARTIAL), "rb") as globals_file:
             return sum(line.startswith(b"CREATE ROLE ") for line in globals_file)
 
     def _damaged(self, name, how):
         return DatabaseError(
-            "The dump for %s is not whole: %s." % (os.path.join(self.folder, name), how),
+            "The dump for %s is not whole: %s." % (self.path(name), how),
             "Nothing of it was kept. Try again; 'docker logs' of the database has the server's side.",
         )
 

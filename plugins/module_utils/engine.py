@@ -56,6 +56,10 @@ class Engine:
         self._client = None
         self._info = None
 
+    def anew(self):
+        """Return the same engine with a connection of its own, for another process."""
+        return Engine(self.host)
+
     # -- what is there ------------------------------------------------------------------
 
     def info(self):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
@@ -61,6 +62,7 @@ LIST_DATABASES = "SELECT datname FROM pg_database WHERE datallowconn AND NOT dat
 
 PSQL = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
 PSQL_NO_CONNECTION = 2
+KILLED = 128 + signal.SIGKILL
 # A database's own settings must neither end our session early nor hide rows from the counts.
 SESSION_SETTINGS = ("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0", "row_security=off")
 SESSION_ENVIRONMENT = dict(
@@ -179,6 +181,10 @@ class Database:
         if (now["id"], now["started_at"]) != (self.inspected()["id"], self.inspected()["started_at"]):
             return DatabaseError("%s: the container was restarted meanwhile." % failed, "Try again.")
         said = last_lines(error.details.get("stderr") or error.what)
+        if error.details.get("exit_code"):
+            said += " (exit code %d)" % error.details["exit_code"]
+        if error.details.get("exit_code") == KILLED:
+            return DatabaseError("%s: %s" % (failed, said), "It was killed; for want of memory? 'dmesg' tells.")
         if error.details.get("exit_code") == PSQL_NO_CONNECTION:
             names = self._database_names()
             if names and self.name not in names:

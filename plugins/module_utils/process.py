@@ -43,6 +43,8 @@ def _start_time(pid):
     try:
         with open("/proc/%d/stat" % pid) as stat:
             # The command's name, in brackets, may hold blanks and brackets of its own.
-            return stat.read().rpartition(")")[2].split()[19]
+            fields = stat.read().rpartition(")")[2].split()
+            # What has ended stays in the table until its parent asks, which some never do.
+            return "" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return ""

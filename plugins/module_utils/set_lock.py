@@ -157,12 +157,14 @@ def own(root, set_id):
     return record
 
 
-def quiesce(engine, root, record, mode, container):
-    """Pause or stop a running container; recorded first, so that it can't stay so for ever."""
+def quiesce(engine, root, record, mode, container, guard=None):
+    """Pause or stop a running container; recorded and guarded first, so that it can't stay so for ever."""
     if engine.container(container)["state"] != "running":
         return
     record["quiesced"] = dict(mode=mode, container=container)
     write_lock(root, record)
+    if guard:
+        guard(engine, root, record["id"])
     if mode == "pause":
         engine.pause(container)
     else:

@@ -145,7 +145,7 @@ EXAMPLES = r"""
       echo_music.ops.echo_backup_set:
         state: published
         id: "{{ opened.set.id }}"
-        artifacts: "{{ [config] }}"
+        artifacts: "{{ [config.artifact] }}"
   rescue:
     - name: Abandon the set, and keep what was written as evidence
       echo_music.ops.echo_backup_set:
@@ -303,6 +303,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.echo_music.ops.plugins.module_utils.backup_set import ensure_set
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import ENGINE_ARGUMENTS, Engine
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
+from ansible_collections.echo_music.ops.plugins.module_utils.set_guard import start as start_guard
 
 ARGUMENTS = dict(
     state=dict(type="str", choices=["open", "published", "abandoned"], default="open"),
@@ -333,7 +334,8 @@ def main():
         supports_check_mode=True,
     )
     try:
-        result = ensure_set(Engine(module.params.pop("docker_host")), check=module.check_mode, **module.params)
+        engine = Engine(module.params.pop("docker_host"))
+        result = ensure_set(engine, check=module.check_mode, guard=start_guard, **module.params)
     except EchoError as error:
         module.fail_json(**error.as_result())
     for warning in result.pop("warnings"):

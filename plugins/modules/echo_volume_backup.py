@@ -96,7 +96,7 @@ notes:
   - A volume is read at its mount point where the module runs as root on the engine's own host, and a folder where it
     may be read and the engine is a local one. Otherwise the data comes through the Engine API out of a container that
     mounts it, running or not. The engine leaves out fractions of seconds, extended attributes, ACLs, holes and
-    sockets, and its way takes two to four times as long.
+    sockets, and its way takes several times as long.
   - Sockets, named pipes and devices are not archived; they are listed in RV(skipped).
   - Files with holes are stored in the GNU sparse format 1.0, which GNU tar, bsdtar and Python restore. busybox lists
     them but can't extract them.

@@ -58,9 +58,9 @@ class Server:
 
     def helper(self, call):
         ((folder, unused),) = call.binds.items()
-        self.write(folder, "postgres_dump.backup.partial", DUMP)
-        if call.argv[0] != "/dev/null":
-            self.write(folder, call.argv[0], PLAIN)
+        self.write(folder, call.env["DUMP"], DUMP)
+        if call.env["PLAIN"] != "/dev/null":
+            self.write(folder, call.env["PLAIN"], PLAIN)
         return FakeCommand()
 
     @staticmethod
