@@ -129,8 +129,7 @@ def read_archive(path):
                 pieces = _read_blocks(igzip.open(raw, "rb"))
             else:
                 pieces = _read_blocks(raw)
-            for piece in pieces:
-                yield piece
+            yield from pieces
     except (EOFError, OSError) + DAMAGE as error:
         raise ArchiveError("%s can't be read to its end: %s." % (path, error), "Use another backup.")
 

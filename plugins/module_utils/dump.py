@@ -246,7 +246,7 @@ class Task:
             recompressor = Recompressor(self._files.path(PIPE), output)
             with recompressor:
                 self._help(self._command("none"), PIPE)
-        recompressor.read_back(self._files.path(DUMP_FILE + PARTIAL))
+        self._files.check_before_publishing(recompressor.read_back, DUMP_FILE)
 
     def _help(self, argv, dump_file):
         container = self._database.inspected()
@@ -296,6 +296,7 @@ class StagedFiles:
     def __init__(self, folder):
         self.folder = os.path.abspath(folder)
         self._seconds = {}
+        self._checks = []
 
     def __enter__(self):
         self._remove_partial()
@@ -356,12 +357,19 @@ class StagedFiles:
         if marker not in self._tail(name):
             raise self._damaged(name, "its closing line is missing")
 
+    def check_before_publishing(self, check, name):
+        """Have a file checked while the others are being hashed; ``check`` takes its path, and raises."""
+        self._checks.append((check, name))
+
     def publish(self, source, database_bytes, tables, codec):
         """Make the files durable, give them their names and return their artifacts."""
         names = [name for name in FILES if name in self._seconds and os.path.exists(self.path(name + PARTIAL))]
         artifacts = []
-        with ThreadPoolExecutor(len(names)) as threads:
+        with ThreadPoolExecutor() as threads:
+            checks = [threads.submit(check, self.path(name + PARTIAL)) for check, name in self._checks]
             synced = list(threads.map(_synced, [self.path(name + PARTIAL) for name in names]))
+            for check in checks:
+                check.result()
         for name, (digest, size) in zip(names, synced):
             artifacts.append(
                 dict(

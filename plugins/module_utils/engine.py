@@ -254,6 +254,9 @@ class Engine:
     def _translated(self, action):
         try:
             yield
+        except EngineError:
+            # First, because the SDK's classes that follow don't exist where it is missing.
+            raise
         except NotFound as error:
             raise Gone("Could not %s: %s." % (action, error.explanation or error), "Does it still exist?")
         except APIError as error:

@@ -360,7 +360,7 @@ def test_a_write_that_fails_removes_the_partial_file_and_keeps_the_old_one(
     with pytest.raises(kind) as failure:
         archive.back_up_folder(str(source), dest)
     monkeypatch.undo()
-    assert type(failure.value) is kind
+    assert isinstance(failure.value, kind)
     assert dest + ".partial" in failure.value.what
     assert not os.path.exists(dest + ".partial")
     assert open(dest).read() == "older, whole"

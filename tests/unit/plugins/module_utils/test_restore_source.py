@@ -77,6 +77,8 @@ def make_set(root, set_id, proven=False, **more):
         artifacts=artifacts,
     )
     (folder / "manifest.json").write_text(json.dumps(dict(manifest, **more)))
+    for name in ("SHA256SUMS", "backup_info.txt"):
+        (folder / name).write_text("x")
     if proven:
         (folder / "proof.json").write_text("{}")
     return folder
