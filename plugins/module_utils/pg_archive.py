@@ -138,11 +138,9 @@ def _rewritten(source, stream):
         head = source.take(1 + INTEGER.size)
         yield head
         if head[0] == DATA:
-            for piece in stream(source):
-                yield piece
+            yield from stream(source)
         elif head[0] == LARGE_OBJECTS:
-            for piece in _large_objects(source, stream):
-                yield piece
+            yield from _large_objects(source, stream)
         else:
             raise DatabaseError("pg_dump wrote a block of the unknown type %d." % head[0], REMEDY)
 
@@ -175,18 +173,15 @@ def _large_objects(source, stream):
         yield number
         if not any(number):
             return
-        for piece in stream(source):
-            yield piece
+        yield from stream(source)
 
 
 def _deflated(source, total):
     compressor = isal_zlib.compressobj(LEVEL)
     for data in source.chunks():
         total.add(data)
-        for piece in _chunk(compressor.compress(data)):
-            yield piece
-    for piece in _chunk(compressor.flush()):
-        yield piece
+        yield from _chunk(compressor.compress(data))
+    yield from _chunk(compressor.flush())
     yield INTEGER.pack(0, 0)
 
 

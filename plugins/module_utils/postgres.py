@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
@@ -63,6 +64,7 @@ LIST_DATABASES = "SELECT datname FROM pg_database WHERE datallowconn AND NOT dat
 PSQL = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
 PSQL_NO_CONNECTION = 2
 KILLED = 128 + signal.SIGKILL
+GRACE = 1
 # A database's own settings must neither end our session early nor hide rows from the counts.
 SESSION_SETTINGS = ("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0", "row_security=off")
 SESSION_ENVIRONMENT = dict(
@@ -168,6 +170,9 @@ class Database:
             return error
         failed = "Could not %s the database %s in the container %s" % (doing, self.name, self.container)
         try:
+            if error.details.get("exit_code") == KILLED:
+                # A container's end kills its programs first, and shows a moment later.
+                time.sleep(GRACE)
             now = self.engine.container(self.container)
         except Gone:
             return DatabaseError(
@@ -180,9 +185,11 @@ class Database:
             return self._not_running(now["state"])
         if (now["id"], now["started_at"]) != (self.inspected()["id"], self.inspected()["started_at"]):
             return DatabaseError("%s: the container was restarted meanwhile." % failed, "Try again.")
-        said = last_lines(error.details.get("stderr") or error.what)
-        if error.details.get("exit_code"):
-            said += " (exit code %d)" % error.details["exit_code"]
+        said = last_lines(error.what)
+        if error.details.get("stderr"):
+            said = last_lines(error.details["stderr"])
+            if error.details.get("exit_code"):
+                said += " (exit code %d)" % error.details["exit_code"]
         if error.details.get("exit_code") == KILLED:
             return DatabaseError("%s: %s" % (failed, said), "It was killed; for want of memory? 'dmesg' tells.")
         if error.details.get("exit_code") == PSQL_NO_CONNECTION:

@@ -60,7 +60,7 @@ def problem(folder):
 def helpers(root):
     """Return the helper containers that write below the root."""
     found = docker("ps", "--all", "--quiet", "--filter", "label=" + HELPER_LABEL).split()
-    binds = ((name, docker("inspect", "--format", "{{.HostConfig.Binds}}", name)) for name in found)
+    binds = ((name, docker("inspect", "--format", "{{.Mounts}}", name)) for name in found)
     return [name for name, mounted in binds if root in mounted]
 
 

@@ -50,13 +50,17 @@ def second_backup(moment):
     return run(moment["command"])
 
 
-FAULTS = dict((fault.__name__, fault) for fault in (kill_pg_dump, kill_helper, remove_database, fill_disk, second_backup))
+FAULTS = dict(
+    (fault.__name__, fault) for fault in (kill_pg_dump, kill_helper, remove_database, fill_disk, second_backup)
+)
 
 
 def interrupt(fault, project, root, command):
     """Run the command; hold its pg_dump at its first bytes, cause the fault, and let it go on."""
     database = project + "-postgres"
-    backup = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    backup = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         moment = dict(hold(backup, network_of(database), root), root=root, database=database, command=command)
         try:
@@ -81,7 +85,8 @@ def hold(backup, network, root):
             os.kill(pid, signal.SIGSTOP)
             return dict(pg_dump=pid, bytes=size, found=sorted(os.listdir(root)))
         time.sleep(0.001)
-    raise SystemExit("No pg_dump was seen at work: %s" % (backup.communicate()[0] if backup.poll() is not None else "timed out"))
+    backup.kill()
+    raise SystemExit("No pg_dump was seen at work: %s" % backup.communicate()[0])
 
 
 def find_pg_dump(network):
@@ -104,7 +109,9 @@ def written(root):
 
 
 def run(command):
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     return dict(rc=done.returncode, output=done.stdout + done.stderr)
 
 

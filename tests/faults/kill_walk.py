@@ -6,10 +6,11 @@
     python tests/faults/kill_walk.py --project echo --root /var/backups/echo --url http://127.0.0.1:4567/health \
         -- ansible-playbook -i inventory playbooks/backup.yml
 
-Killed are the controller and every process that it started here. Every second time the detached job that dumps the
-database is spared, as it is when a controller dies: it writes on while the next run cleans up. In half of the runs the
-app is paused when the blow falls. Containers are the engine's children, so they always live on. The dead are buried
-only after the next run, as on a machine whose init leaves zombies: they must not count as alive.
+Killed are the controller and every process that it started here. Every second time what detached itself is spared, as
+it is when a controller dies: above all the job that dumps the database. It is held until the next run has cleaned up
+and opened its own set, and then writes on. In half of the runs the app is paused when the blow falls. Containers are
+the engine's children, so they always live on. The dead are buried only after the next run, as on a machine whose init
+leaves zombies: they must not count as alive.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ PR_SET_CHILD_SUBREAPER = 36
 PATIENCE = 120
 POLL = 0.002
 TOLD = 2000
-BEFORE, BETWEEN, AFTER = 1, 8, 1
+ROW = "%-18s %-6s %4s %6s   %-48s %s"
+MAKING = 8
 
 
 class Walk:
@@ -46,7 +48,7 @@ class Walk:
         self.command = command
 
     def measure(self):
-        """Run one backup undisturbed; return when its set was opened and published, and when it ended, in seconds."""
+        """Run one backup undisturbed; return the seconds until its set was opened, was published, and it ended."""
         started = time.monotonic()
         with self.backup("pause") as run:
             opened = self.await_open(run) - started
@@ -61,33 +63,42 @@ class Walk:
         """Start a backup."""
         command = self.command + ["-e", "echo_backup_quiesce=" + quiesce]
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
     def kill(self, delay, after_open, quiesce, spare):
-        """Run a backup and kill it ``delay`` seconds after it started, or after its set was opened; return how many died."""
+        """Kill a backup some seconds after it started, or opened its set; return who died and who sleeps."""
         run = self.backup(quiesce)
         if after_open:
             self.await_open(run)
         time.sleep(delay)
-        detached = set() if not spare else family(*(pid for pid in children(os.getpid()) if pid != run.pid))
-        killed = 0
+        asleep = family(*(pid for pid in children(os.getpid()) if pid != run.pid)) if spare else set()
+        send(signal.SIGSTOP, asleep)
+        killed = set()
         while True:
-            doomed = family(*children(os.getpid())) - detached
+            doomed = family(*children(os.getpid())) - asleep
             if not doomed:
                 break
-            for pid in doomed:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            killed = max(killed, len(doomed))
+            send(signal.SIGKILL, doomed)
+            killed |= doomed
         run.returncode = -signal.SIGKILL
-        return killed
+        return killed, asleep
 
-    def run_next(self):
-        """Run the backup that has to clean up; return it with its output."""
-        return subprocess.run(
-            self.command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False
+    def run_next(self, asleep):
+        """Run the backup that has to clean up, and wake the sleepers once it has; return it with its output."""
+        left = self.staging()
+        run = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        while run.poll() is None and not self.staging() - left:
+            time.sleep(POLL)
+        send(signal.SIGCONT, asleep)
+        output = run.communicate(timeout=PATIENCE)[0]
+        return subprocess.CompletedProcess(run.args, run.returncode, output)
 
     def await_open(self, run):
         """Wait for a run's staging folder and return the time."""
@@ -98,8 +109,8 @@ class Walk:
         return time.monotonic()
 
     def staging(self):
-        """Tell whether a set is being put together."""
-        return any(name.endswith(".partial") for name in os.listdir(self.root))
+        """Return the folders in which sets are put together."""
+        return {name for name in os.listdir(self.root) if name.endswith(".partial")}
 
     def look(self):
         """Return what a bystander sees; a set that only our own list takes for whole is a problem too."""
@@ -130,6 +141,13 @@ def family(*ancestors):
     return found
 
 
+def send(number, processes):
+    """Send a signal to processes that may have ended."""
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def settle():
     """Wait until no process of a killed run is left, and bury them."""
     deadline = time.monotonic() + PATIENCE
@@ -141,11 +159,11 @@ def settle():
 
 
 def moments(opened, published, ended):
-    """Return ten moments, ``(delay, after_open)``: one while it looks around, eight in the set's making, one at the end."""
+    """Yield ten ``(delay, after_open)``: one while it looks around, eight in the set's making, one at the end."""
     making = published - opened
     yield opened / 2, False
-    for step in range(BETWEEN):
-        yield making * step / (BETWEEN - 1) * 0.95, True
+    for step in range(MAKING):
+        yield making * step / MAKING, True
     yield (making + ended - opened) / 2, True
 
 
@@ -172,27 +190,28 @@ def main():
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     measured = walk.measure()
     print("undisturbed: opened after %.1f s, published after %.1f s, ended after %.1f s" % measured)
-    row = "%-16s %-6s %-8s %6s  %-60s %s"
-    print(row % ("killed", "app", "dump job", "killed", "found", "after the next run"))
+    print(ROW % ("killed", "app", "died", "asleep", "found", "after the next run"))
     wrong = 0
     for number, (delay, after_open) in enumerate(moments(*measured)):
         quiesce = ("none", "pause")[number // 2 % 2]
         spare = bool(number % 2)
-        killed = walk.kill(delay, after_open, quiesce, spare)
+        killed, asleep = walk.kill(delay, after_open, quiesce, spare)
         found = walk.look()
-        repair = walk.run_next()
+        repair = walk.run_next(asleep)
         settle()
         bystander.health(walk.url, wait=bystander.HEALTH_TIMEOUT)
         after = walk.look()
-        good = not any(found["sets"].values()) and found["latest"] in found["sets"] and repair.returncode == 0 and bystander.is_calm(after)
+        good = (
+            not any(found["sets"].values())
+            and found["latest"] in found["sets"]
+            and repair.returncode == 0
+            and bystander.is_calm(after)
+        )
         wrong += not good
         moment = "%.2f s after %s" % (delay, "open" if after_open else "start")
-        print(
-            row
-            % (moment, quiesce, "spared" if spare else "killed", killed, summary(found), summary(after)),
-            "" if good else "WRONG (exit code %d)\n%s" % (repair.returncode, repair.stdout[-TOLD:]),
-            flush=True,
-        )
+        print(ROW % (moment, quiesce, len(killed), len(asleep), summary(found), summary(after)), flush=True)
+        if not good:
+            print("WRONG, the next run ended with %d:\n%s" % (repair.returncode, repair.stdout[-TOLD:]), flush=True)
     raise SystemExit("%d of 10 moments ended wrong" % wrong if wrong else 0)
 
 

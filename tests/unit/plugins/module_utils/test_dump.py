@@ -15,6 +15,7 @@ import pytest
 from fake_engine import FakeCommand, FakeEngine, container
 
 from ansible_collections.echo_music.ops.plugins.module_utils import dump as pg_dump
+from ansible_collections.echo_music.ops.plugins.module_utils import postgres
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
     DatabaseError,
     EchoError,
@@ -70,6 +71,11 @@ class Server:
 
     def dump(self, dest, **options):
         return pg_dump.run(self.engine, str(dest), database_container="echo-postgres", **options)
+
+
+@pytest.fixture(autouse=True)
+def no_grace(monkeypatch):
+    monkeypatch.setattr(postgres, "GRACE", 0)
 
 
 def failing(**how):

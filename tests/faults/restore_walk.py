@@ -1,0 +1,152 @@
+# Copyright: Contributors to the echo_music.ops collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""SIGKILL a restore before and after every step of its journal; after each, the next run ends it, all old or all new.
+
+    python tests/faults/restore_walk.py --project restoretest --source /var/backups/echo/backup_2026-11-24_03-00-00
+
+A child process runs the restore as the module does and kills itself at the step. What is live is then judged by psql
+and by hashes of the files. The stack is one of tests/playbooks/stack.yml in the classic layout; its data is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".ansible" / "collections"))
+from ansible_collections.echo_music.ops.plugins.module_utils.engine import Engine  # noqa: E402
+from ansible_collections.echo_music.ops.plugins.module_utils.journal import Journal  # noqa: E402
+from ansible_collections.echo_music.ops.plugins.module_utils.restore import ensure_restored  # noqa: E402
+
+USER, DATABASE = "music_admin", "music_server"
+COUNTS = """SELECT n.nspname || '.' || c.relname, (xpath('/row/c/text()',
+    query_to_xml(format('SELECT count(*) AS c FROM %I.%I', n.nspname, c.relname), false, true, '')))[1]
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname = 'public' ORDER BY 1"""
+DATABASES = "SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1') ORDER BY 1"
+HEALTH_TIMEOUT = 120
+
+
+class Walk:
+    """The restores of one set into one Echo."""
+
+    def __init__(self, project, source):
+        self.project = project
+        self.source = source
+        self.folders = [Path("/var/lib/docker/volumes/%s-%s/_data" % (project, name)) for name in ("uploads", "config")]
+
+    def restore(self, state):
+        """Do what the module does."""
+        return ensure_restored(
+            Engine(), state=state, source=self.source, keep_previous=0, health_timeout=HEALTH_TIMEOUT, project=self.project
+        )
+
+    def killed(self, number, moment):
+        """Run the restore in a child that kills itself at the journal's write of that number; tell whether it came to it."""
+        child = os.fork()
+        if child:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        write, seen = Journal._write, 0
+
+        def watched(journal):
+            nonlocal seen
+            seen += 1
+            if moment == "after":
+                write(journal)
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if moment == "before":
+                write(journal)
+
+        Journal._write = watched
+        self.restore("committed")
+        os._exit(0)
+
+    def drift(self):
+        """Make the live data differ from the set in the database and in both volumes."""
+        self.psql("DELETE FROM play_history")
+        for folder in self.folders:
+            (folder / "drifted").write_text("drifted")
+
+    def live(self):
+        """Return what is live: rows by table, and every file's hash."""
+        return self.psql(COUNTS), [self.hashes(folder) for folder in self.folders]
+
+    def left(self):
+        """Return what a restore left: other databases, hidden folders in the volumes."""
+        databases = [name for name in self.psql(DATABASES).splitlines() if name != DATABASE]
+        return databases + [str(path) for folder in self.folders for path in folder.glob(".echo*")]
+
+    def containers(self):
+        """Return the state of each container, and since when the database runs: it must not have been restarted."""
+        names = ["%s-%s" % (self.project, name) for name in ("postgres", "redis", "app")]
+        states = run("docker", "inspect", "--format", "{{.Name}} {{.State.Status}}", *names)
+        return states, run("docker", "inspect", "--format", "{{.State.StartedAt}}", names[0])
+
+    def psql(self, statement):
+        return run(
+            "docker", "exec", self.project + "-postgres", "psql", "-U", USER, "-d", DATABASE, "-XAtqc", statement
+        )
+
+    @staticmethod
+    def hashes(folder):
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and ".echo" not in str(path))
+        return [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--project", default="restoretest")
+    parser.add_argument("--source", required=True)
+    walk = Walk(**vars(parser.parse_args()))
+
+    walk.restore("committed")
+    new = walk.live()
+    walk.drift()
+    old = walk.live()
+    containers = walk.containers()
+    failures = number = 0
+    ended = dict(before=False, after=False)
+    while not all(ended.values()):
+        number += 1
+        for moment in ended:
+            if walk.live() != old:
+                walk.drift()
+            started = time.monotonic()
+            if not walk.killed(number, moment):
+                ended[moment] = True
+                continue
+            told = walk.restore("reconciled")["reconciled"]
+            live, left = walk.live(), walk.left()
+            problems = ["neither old nor new"] if live not in (old, new) else []
+            problems += ["left: %s" % left] if left else []
+            problems += ["containers: %s" % walk.containers()[0]] if walk.containers() != containers else []
+            failures += bool(problems)
+            print(
+                "step %2d, killed %-6s the write: %-10s -> %s, %s (%.1f s)"
+                % (
+                    number,
+                    moment,
+                    told["step"] if told else "none",
+                    "new" if live == new else "old" if live == old else "MIXED",
+                    "; ".join(problems) or "good",
+                    time.monotonic() - started,
+                ),
+                flush=True,
+            )
+    print("%d steps walked, %d bad" % (2 * number - 2, failures))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
