@@ -44,6 +44,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.postgres import (
     DESCRIBE,
     Database,
 )
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import LEFTOVER
 from ansible_collections.echo_music.ops.plugins.module_utils.stack import find_containers
 
 DUMP_FILE = "postgres_dump.backup"
@@ -425,7 +426,10 @@ def write_json(path, content):
 def _waiters_told(dest, snapshot_file):
     """Remove an older dump's snapshot file, and let it tell of an error before there is a snapshot."""
     with folder_errors(dest):
-        os.makedirs(dest, 0o700, exist_ok=True)
+        # A set's staging folder that is gone was given up; made anew by a job that outlived its
+        # run, it would be a leftover that nobody looks for.
+        if not LEFTOVER.match(os.path.basename(os.path.abspath(dest))):
+            os.makedirs(dest, 0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(snapshot_file)
     try:

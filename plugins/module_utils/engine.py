@@ -208,7 +208,16 @@ class Engine:
                 stdin_open=bool(stdin),
                 labels={HELPER_LABEL: identity()},
                 host_config=self._api.create_host_config(
-                    binds=binds or {},
+                    # Not as binds: the engine would create a folder that is gone meanwhile.
+                    mounts=[
+                        docker.types.Mount(
+                            place["bind"],
+                            source,
+                            type="bind" if source.startswith("/") else "volume",
+                            read_only=place["mode"] == "ro",
+                        )
+                        for source, place in (binds or {}).items()
+                    ],
                     network_mode=network_mode or "none",
                     log_config={"Type": "none"},
                 ),

@@ -21,7 +21,9 @@ class EchoError(Exception):
         self.details = details
 
     def __str__(self):
-        return "%s %s" % (self.what, self.remedy) if self.remedy else self.what
+        if not self.remedy:
+            return self.what
+        return "%s%s %s" % (self.what, "" if self.what.endswith((".", "!", "?", ":")) else ".", self.remedy)
 
     def as_result(self):
         """Return the keywords for ``fail_json``: ``msg``, ``error`` (the kind), ``remedy`` and the details."""

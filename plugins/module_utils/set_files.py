@@ -31,6 +31,7 @@ ID_TIME = "backup_%Y-%m-%d_%H-%M-%S"
 LEFTOVER = re.compile(r"\.(backup_.*\.partial|trash_.*)\Z")
 KNOWN = re.compile(r"\.?(backup_|failed_|trash_).*|latest|\.latest\.new|\.(lock|lock\.new|mutex)|lost\+found")
 BLOCK = 1024 * 1024
+DISCARD_TRIES = 5
 
 
 def checked_id(set_id):
@@ -173,8 +174,12 @@ def discard(root, name):
         if trash != name:
             shutil.rmtree(os.path.join(root, trash), ignore_errors=True)
             os.rename(os.path.join(root, name), os.path.join(root, trash))
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(os.path.join(root, trash))
+        # A straggler that works inside the folder may add a file while it is being emptied.
+        for unused in range(DISCARD_TRIES):
+            shutil.rmtree(os.path.join(root, trash), ignore_errors=True)
+            if not os.path.lexists(os.path.join(root, trash)):
+                return
+        shutil.rmtree(os.path.join(root, trash))
 
 
 def _check_writable(folder):
@@ -257,7 +262,7 @@ def explained(action, path):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SpaceError(
                 what,
-                "%s are free there; remove old sets (echo_prune) or name another root." % human(free_bytes(path)),
+                "%s are free there; remove old sets or name another root." % human(free_bytes(path)),
                 path=path,
             )
         raise SetError(what, REMEDIES.get(error.errno), path=path)

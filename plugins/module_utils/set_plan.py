@@ -85,9 +85,9 @@ def require_space(planned, root, reserve):
     """Raise ``SpaceError`` if the plan doesn't fit."""
     if not planned["fits"]:
         raise SpaceError(
-            "The set needs about %s in %s, and %s are free there, of which %s stay so."
+            "The set needs about %s in %s, but %s are free there, and %s must stay free."
             % tuple([human(planned["bytes_needed"]), root] + [human(n) for n in (planned["bytes_free"], reserve)]),
-            "Remove old sets (echo_prune), name another root, or leave components out.",
+            "Remove old sets, name another root, or leave components out.",
             bytes_needed=planned["bytes_needed"],
             bytes_free=planned["bytes_free"],
         )

@@ -295,7 +295,7 @@ remedy:
   description: What to do about the failure.
   returned: failure
   type: str
-  sample: Remove old sets (echo_prune), name another root, or leave components out.
+  sample: Remove old sets, name another root, or leave components out.
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -628,7 +628,7 @@ def test_the_space_is_checked_before_the_first_byte(engine, root, stack, monkeyp
     monkeypatch.setattr(backup_set, "free_bytes", lambda path: 20 * MIB)
     assert open_set(engine, root, stack, ["config"])["fits"]
     abandon_set(engine, root, open_id(root))
-    with pytest.raises(SpaceError, match=r"needs about 2\d\.\d MiB in .*, and 20\.0 MiB are free") as caught:
+    with pytest.raises(SpaceError, match=r"needs about 2\d\.\d MiB in .*, but 20\.0 MiB are free") as caught:
         open_set(engine, root, stack)
     assert caught.value.details["bytes_free"] == 20 * MIB
     assert hidden(root) == []
@@ -637,7 +637,7 @@ def test_the_space_is_checked_before_the_first_byte(engine, root, stack, monkeyp
 
 def test_the_reserve_stays_free(engine, root, stack, monkeypatch):
     monkeypatch.setattr(backup_set, "free_bytes", lambda path: 40 * MIB)
-    with pytest.raises(SpaceError, match="of which 30.0 MiB stay so"):
+    with pytest.raises(SpaceError, match="and 30.0 MiB must stay free"):
         open_set(engine, root, stack, reserve=30 * MIB)
 
 
