@@ -44,6 +44,7 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 HELPER_LABEL = "echo_music.ops.helper"
 CALL_TIMEOUT = 120
 FRAME_HEADER = struct.Struct(">BxxxL")
+REMOVAL_UNDER_WAY = 409
 STDERR = 2
 STDERR_KEPT = 8192
 
@@ -237,10 +238,21 @@ class Engine:
         with self._translated("remove leftover helper containers"):
             for entry in self._api.containers(all=True, filters={"label": HELPER_LABEL}):
                 if not is_alive(entry["Labels"][HELPER_LABEL]):
-                    with contextlib.suppress(NotFound):
-                        self._api.remove_container(entry["Id"], force=True, v=True)
+                    if self._remove(entry["Id"]):
                         removed.append(entry["Id"])
         return removed
+
+    def _remove(self, container):
+        """Remove a container; tell whether it was us: another process may be at it."""
+        try:
+            self._api.remove_container(container, force=True, v=True)
+        except NotFound:
+            return False
+        except APIError as error:
+            if error.status_code != REMOVAL_UNDER_WAY:
+                raise
+            return False
+        return True
 
     # -- how it is done -------------------------------------------------------------------
 

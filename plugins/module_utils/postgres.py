@@ -66,7 +66,14 @@ PSQL_NO_CONNECTION = 2
 KILLED = 128 + signal.SIGKILL
 GRACE = 1
 # A database's own settings must neither end our session early nor hide rows from the counts.
-SESSION_SETTINGS = ("statement_timeout=0", "lock_timeout=0", "idle_in_transaction_session_timeout=0", "row_security=off")
+# A function of the database that hides behind the name of a built-in one must not run as us (CVE-2018-1058).
+SESSION_SETTINGS = (
+    "statement_timeout=0",
+    "lock_timeout=0",
+    "idle_in_transaction_session_timeout=0",
+    "row_security=off",
+    "search_path=pg_catalog",
+)
 SESSION_ENVIRONMENT = dict(
     PGCLIENTENCODING="UTF8",
     PGOPTIONS=" ".join("-c " + setting for setting in SESSION_SETTINGS),
