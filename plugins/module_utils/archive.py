@@ -29,6 +29,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.codec import (
 from ansible_collections.echo_music.ops.plugins.module_utils.engine_tar import rename_members
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError
 from ansible_collections.echo_music.ops.plugins.module_utils.survey import relative, shown, survey
+from ansible_collections.echo_music.ops.plugins.module_utils.tar_guard import RESERVED
 from ansible_collections.echo_music.ops.plugins.module_utils.tar_scan import TarScan
 
 SNAPSHOT_TIMEOUT = 120
@@ -60,6 +61,8 @@ CHANGED = re.compile(
 # A socket that was born after the survey.
 IGNORED = re.compile(rb": socket ignored$")
 MESSAGES_SHOWN = 5
+# What a restore keeps of the data that it replaced is no part of the data.
+KEPT_BY_RESTORES = RESERVED + "*"
 F_SETPIPE_SZ = 1031
 
 
@@ -75,6 +78,7 @@ def back_up(engine, dest, volume=None, path=None, component=None, check_mode=Fal
     if os.path.isdir(dest):
         dest = os.path.join(dest, name + SUFFIXES[options["codec"]])
     _check_dest(dest, source)
+    options["exclude"] = list(options["exclude"]) + [KEPT_BY_RESTORES]
     result = dict(changed=True, dest=dest, source=volume or source)
     if _is_readable(engine, source, bool(volume)) and _gnu_tar():
         result.update(method="mount")

@@ -69,9 +69,9 @@ class Journal:
         os.close(self._lock)
         self._lock = None
 
-    def begin(self, kind, **facts):
-        """Start an operation; return its id."""
-        self.operation = dict(id=uuid.uuid4().hex[:8], kind=kind, facts=facts, steps=[])
+    def begin(self, kind, operation_id=None, **facts):
+        """Start an operation, of the id of an ended one if it undoes that; return the id."""
+        self.operation = dict(id=operation_id or uuid.uuid4().hex[:8], kind=kind, facts=facts, steps=[])
         self.record("begin")
         return self.operation["id"]
 
@@ -87,11 +87,9 @@ class Journal:
                 return recorded["data"]
         return None
 
-    def end(self, keep=None):
-        """End the operation; with ``keep``, these facts of it stay until :meth:`forget`."""
-        if keep is not None:
-            self.kept = dict(self.operation, facts=keep)
-        self.operation = None
+    def end(self, kept=None):
+        """End the operation; ``kept`` is the ended one whose old data is there from now on."""
+        self.operation, self.kept = None, kept
         self._write()
 
     def forget(self):

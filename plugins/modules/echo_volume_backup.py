@@ -57,6 +57,7 @@ options:
       - The signs V(*), V(?) and V([…]) match as in a shell, but V(*) and V(?) match a C(/) too.
         V(cache) leaves out C(cache) at the root with all that is in it, but not C(covers/cache); V(*.log) leaves out
         every file that ends so, at any depth.
+      - What a restore keeps of the data it replaced (C(.echo-restore-*) at the root) is left out in any case.
     type: list
     elements: str
     default: []

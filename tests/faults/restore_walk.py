@@ -1,18 +1,20 @@
 # Copyright: Contributors to the echo_music.ops collection
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""SIGKILL a restore before and after every step of its journal; after each, the next run ends it, all old or all new.
+"""SIGKILL a restore before and after every step of its journal, and PostgreSQL at every step; then all is old or new.
 
     python tests/faults/restore_walk.py --project restoretest --source /var/backups/echo/backup_2026-11-24_03-00-00
 
-A child process runs the restore as the module does and kills itself at the step. What is live is then judged by psql
-and by hashes of the files. The stack is one of tests/playbooks/stack.yml in the classic layout; its data is changed.
+A child process runs the restore as the module does and kills itself at the step, or the database's container, and goes
+on. The next run ends what broke off. What is live is then judged by psql and by hashes of the files. The stack is one
+of tests/playbooks/stack.yml in the classic layout; its data is changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".ansible" / "collections"))
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Engine  # noqa: E402
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError  # noqa: E402
 from ansible_collections.echo_music.ops.plugins.module_utils.journal import Journal  # noqa: E402
 from ansible_collections.echo_music.ops.plugins.module_utils.restore import ensure_restored  # noqa: E402
 
@@ -31,6 +34,8 @@ COUNTS = """SELECT n.nspname || '.' || c.relname, (xpath('/row/c/text()',
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname = 'public' ORDER BY 1"""
 DATABASES = "SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1') ORDER BY 1"
 HEALTH_TIMEOUT = 120
+BEFORE, AFTER, POSTGRES = "before the write", "after the write", "PostgreSQL"
+HIT = 77
 
 
 class Walk:
@@ -47,26 +52,36 @@ class Walk:
             Engine(), state=state, source=self.source, keep_previous=0, health_timeout=HEALTH_TIMEOUT, project=self.project
         )
 
-    def killed(self, number, moment):
-        """Run the restore in a child that kills itself at the journal's write of that number; tell whether it came to it."""
+    def hit(self, number, blow):
+        """Run the restore in a child and let the blow fall at the journal's write of that number; tell whether it fell."""
         child = os.fork()
         if child:
-            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (HIT, -signal.SIGKILL)
         write, seen = Journal._write, 0
 
         def watched(journal):
             nonlocal seen
-            seen += 1
-            if moment == "after":
+            # After its last write the restore is over, and a server that dies is nobody's here.
+            is_step = bool(journal.operation or blow != POSTGRES)
+            seen += is_step
+            if blow != BEFORE:
                 write(journal)
-            if seen == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if moment == "before":
+            if is_step and seen == number:
+                if blow == POSTGRES:
+                    run("docker", "kill", self.project + "-postgres")
+                else:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            if blow == BEFORE:
                 write(journal)
 
         Journal._write = watched
-        self.restore("committed")
-        os._exit(0)
+        try:
+            self.restore("committed")
+        except EchoError as error:
+            print(error)
+        finally:
+            sys.stdout.flush()
+            os._exit(HIT if seen >= number else 0)
 
     def drift(self):
         """Make the live data differ from the set in the database and in both volumes."""
@@ -84,10 +99,9 @@ class Walk:
         return databases + [str(path) for folder in self.folders for path in folder.glob(".echo*")]
 
     def containers(self):
-        """Return the state of each container, and since when the database runs: it must not have been restarted."""
+        """Return the state of each container."""
         names = ["%s-%s" % (self.project, name) for name in ("postgres", "redis", "app")]
-        states = run("docker", "inspect", "--format", "{{.Name}} {{.State.Status}}", *names)
-        return states, run("docker", "inspect", "--format", "{{.State.StartedAt}}", names[0])
+        return run("docker", "inspect", "--format", "{{.Name}} {{.State.Status}}", *names).splitlines()
 
     def psql(self, statement):
         return run(
@@ -108,44 +122,44 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--project", default="restoretest")
     parser.add_argument("--source", required=True)
-    walk = Walk(**vars(parser.parse_args()))
+    parser.add_argument("--blows", nargs="+", choices=(BEFORE, AFTER, POSTGRES), default=(BEFORE, AFTER, POSTGRES))
+    options = parser.parse_args()
+    walk = Walk(options.project, options.source)
 
     walk.restore("committed")
     new = walk.live()
     walk.drift()
     old = walk.live()
     containers = walk.containers()
-    failures = number = 0
-    ended = dict(before=False, after=False)
-    while not all(ended.values()):
-        number += 1
-        for moment in ended:
+    failures = blows = 0
+    for blow in options.blows:
+        for number in itertools.count(1):
             if walk.live() != old:
                 walk.drift()
             started = time.monotonic()
-            if not walk.killed(number, moment):
-                ended[moment] = True
-                continue
+            if not walk.hit(number, blow):
+                break
+            blows += 1
             told = walk.restore("reconciled")["reconciled"]
             live, left = walk.live(), walk.left()
             problems = ["neither old nor new"] if live not in (old, new) else []
             problems += ["left: %s" % left] if left else []
-            problems += ["containers: %s" % walk.containers()[0]] if walk.containers() != containers else []
+            problems += ["containers: %s" % walk.containers()] if walk.containers() != containers else []
             failures += bool(problems)
             print(
-                "step %2d, killed %-6s the write: %-10s -> %s, %s (%.1f s)"
+                "%-16s %2d: broken off at %-9s -> %s, %s (%.1f s)"
                 % (
+                    blow,
                     number,
-                    moment,
-                    told["step"] if told else "none",
+                    told["step"] if told else "no step",
                     "new" if live == new else "old" if live == old else "MIXED",
                     "; ".join(problems) or "good",
                     time.monotonic() - started,
                 ),
                 flush=True,
             )
-    print("%d steps walked, %d bad" % (2 * number - 2, failures))
-    return 1 if failures else 0
+    print("%d blows, %d bad" % (blows, failures))
+    return 1 if failures or not blows else 0
 
 
 if __name__ == "__main__":

@@ -722,6 +722,15 @@ def test_a_local_volume_is_read_where_it_lies(source, tmp_path):
     assert os.listdir(str(tmp_path / "set")) == ["uploads.tar.gz"]
 
 
+def test_what_a_restore_keeps_is_left_out(source, tmp_path):
+    (source / ".echo-restore-1" / "old").mkdir(parents=True)
+    (source / ".echo-restore-1" / "old" / "a.jpg").write_bytes(b"replaced")
+    result = back_up(Engine(host="unix:///var/run/docker.sock"), tmp_path / "out.tar.gz", path=str(source))
+    names = subprocess.check_output(["tar", "--list", "--gzip", "--file=" + result["dest"]]).decode()
+    assert "covers/a.jpg" in names
+    assert "echo-restore" not in names
+
+
 def test_check_mode_counts_and_writes_nothing(source, tmp_path):
     os.link(str(source / "covers" / "a.jpg"), str(source / "hard"))
     os.mkfifo(str(source / "pipe"))

@@ -56,10 +56,10 @@ def test_what_is_recorded_is_read_again(folder):
 
 def test_an_ended_operation_is_told_until_it_is_forgotten(folder):
     with Journal("echo", folder) as journal:
-        first = journal.begin("restore")
-        journal.end(keep={"until": 1})
+        first = journal.begin("restore", until=1)
+        journal.end(journal.operation)
         journal.begin("restore")
-        journal.end()
+        journal.end(journal.kept)
     with Journal("echo", folder) as journal:
         assert journal.operation is None
         assert (journal.kept["id"], journal.kept["facts"]) == (first, {"until": 1})

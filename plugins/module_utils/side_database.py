@@ -1,0 +1,490 @@
+# -*- coding: utf-8 -*-
+# Copyright: Contributors to the echo_music.ops collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A database that is loaded beside the live one, and takes its name in one transaction.
+
+A dump is SQL that somebody else wrote, and so it is contained:
+
+* It runs as a role that owns the side database and nothing else. The role can log in only
+  while a load runs, with a password made for it, and no more often than the load needs: SQL
+  that tries a second connection, into the live database for one, gets none. Programs and
+  files of the server are refused to such a role by PostgreSQL.
+* What reads the dump runs in a throwaway container. psql, which knows commands of its own
+  that start programs, does so as nobody, without a file of the host or the superuser's
+  password, and restricted where its release can be (``\\restrict``). Its container has a
+  network address of its own, because PostgreSQL's images let everybody in who comes from
+  the server's own 127.0.0.1; where the server does so for others too, plain SQL is refused
+  unless psql can be restricted.
+* What the superuser does in the side database finds only names of ``pg_catalog``.
+
+Once it has the live name, the functions and triggers of a dump are the application's own,
+as they were in the database that was dumped.
+
+The swap relies on what ``RenameDatabase()`` and ``InitPostgres()`` of PostgreSQL do: a rename
+locks the database against new sessions, then waits five seconds for those that are there.
+They are ended meanwhile. Who comes later waits for the lock, and finds the other database.
+So nothing but the renames changes, and which databases exist tells how far a restore got.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from ansible_collections.echo_music.ops.plugins.module_utils.dump_file import (
+    opened,
+    raw_blocks,
+    require_loadable,
+    sql_blocks,
+)
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
+    CommandError,
+    DatabaseError,
+    EchoError,
+    EngineError,
+)
+from ansible_collections.echo_music.ops.plugins.module_utils.postgres import PSQL, SESSION_ENVIRONMENT, Database
+
+LIVE, STAGED, SWAPPED, ABSENT = "live", "staged", "swapped", "absent"
+
+LOADER = "echo_restore_loader"
+RIGHTS = "NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE INHERIT NOREPLICATION NOBYPASSRLS PASSWORD NULL"
+SUFFIXES = ("_echo_restore", "_echo_previous")
+NAME_LIMIT = 63
+# Everybody may connect to it, nobody renames it, and the live database may be any other.
+MAINTENANCE = "template1"
+NOBODY = "65534:65534"
+SCRAM_ROUNDS = 4096
+END_SESSIONS_EVERY = 0.1
+LOCK_TIMEOUT = "30s"
+PUBLIC_IS_THE_DATABASE_OWNERS = 150000
+# The first minor releases whose psql knows \restrict; all of later majors do.
+RESTRICTED_SINCE = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
+RESTRICTED_ALWAYS = 18
+
+LOAD_SETTINGS = ("maintenance_work_mem=256MB", "synchronous_commit=off")
+LOAD_ENVIRONMENT = dict(
+    SESSION_ENVIRONMENT,
+    PGOPTIONS=" ".join([SESSION_ENVIRONMENT["PGOPTIONS"]] + ["-c " + setting for setting in LOAD_SETTINGS]),
+    LC_ALL="C",
+    PGSSLMODE="prefer",
+)
+LOAD_SQL = PSQL + ["-o", "/dev/null", "--single-transaction", "-f", "-"]
+LOAD_CUSTOM = ["pg_restore", "--no-owner", "--no-acl", "--no-tablespaces", "--exit-on-error"]
+# How pg_restore and psql end when the server refuses a statement, and how their words begin.
+REFUSED = (1, 3)
+SAID = re.compile(r"(?:<stdin>:\d+: *)?(?:error|ERROR|FATAL): .{0,400}", re.S)
+DUMP = "/dump"
+# The comment of an extension is for its owner to make, who need not be the loader.
+WITHOUT_EXTENSION_COMMENTS = """
+set -e
+pg_restore --list %s >/tmp/all
+grep -vE '^[0-9]+; [0-9]+ [0-9]+ COMMENT - EXTENSION ' /tmp/all >/tmp/list
+exec "$@" --use-list=/tmp/list %s
+""" % (DUMP, DUMP)
+
+SERVER = """
+SELECT json_build_object('version', current_setting('server_version_num')::int, 'port', current_setting('port'));
+"""
+DATABASES = "SELECT json_object_agg(datname, oid::bigint) FROM pg_database;"
+END_SESSIONS = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datid = %d;"
+
+# Trusted extensions are for the loader to create, as the dump says. Others only a superuser can.
+CREATE_EXTENSIONS = """
+SELECT format('CREATE EXTENSION IF NOT EXISTS %%I WITH SCHEMA %%I', a.name, coalesce(v.schema, 'public'))
+FROM pg_available_extensions a
+    JOIN pg_available_extension_versions v ON (v.name, v.version) = (a.name, a.default_version)
+WHERE NOT v.trusted AND a.name IN (%s) \\gexec
+"""
+CREATE_LOADER = """
+SELECT 'CREATE ROLE {0}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{0}') \\gexec
+""".format(LOADER)
+DROP_LOADER = """
+SELECT format('DROP ROLE %%I', rolname) FROM pg_roles r WHERE rolname = %s AND NOT EXISTS (
+    SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = r.oid) \\gexec
+"""
+# Settings, connection limit and privileges belong to a database's name as users see it. Copied
+# in the catalog, because ALTER DATABASE can't say every value that is there.
+CARRY_OVER = """
+DELETE FROM pg_db_role_setting s USING pg_database d WHERE d.oid = s.setdatabase AND d.datname = {new};
+INSERT INTO pg_db_role_setting (setdatabase, setrole, setconfig)
+    SELECT n.oid, s.setrole, s.setconfig
+    FROM pg_db_role_setting s JOIN pg_database o ON o.oid = s.setdatabase, pg_database n
+    WHERE o.datname = {old} AND n.datname = {new};
+SELECT format('ALTER DATABASE %I CONNECTION LIMIT %s', {new}, datconnlimit)
+FROM pg_database WHERE datname = {old} \\gexec
+SELECT DISTINCT format('REVOKE ALL ON DATABASE %I FROM %s', {new},
+    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
+FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba))) WHERE datname = {new} \\gexec
+SELECT format('GRANT %s ON DATABASE %I TO %s%s', privilege_type, {new},
+    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+    CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba))) WHERE datname = {old} \\gexec
+"""
+
+
+def names(live, operation=None):
+    """Return the names of the side database and of the previous one; ``operation`` tells restores apart."""
+    suffixes = [suffix + ("_" + operation if operation else "") for suffix in SUFFIXES]
+    return tuple(_shortened(live, NAME_LIMIT - len(suffix)) + suffix for suffix in suffixes)
+
+
+def compare(expected, found):
+    """Return where two counts of rows differ: ``[{"table", "expected", "found"}]``, None for no table."""
+    return [
+        dict(table=table, expected=expected.get(table), found=found.get(table))
+        for table in sorted(set(expected) | set(found))
+        if expected.get(table) != found.get(table)
+    ]
+
+
+class SideDatabase:
+    """The database beside a live one, which need not exist; all of it is asked of PostgreSQL."""
+
+    def __init__(self, database, operation=None):
+        self.live = database.name
+        self.side, self.previous = names(database.name, operation)
+        self._live = database
+        self._server = _Superuser(database, MAINTENANCE)
+        self._side = _Superuser(database, self.side)
+
+    # -- what is there ------------------------------------------------------------------
+
+    def state(self):
+        """Return ``absent``, ``live``, ``staged`` (the side database is there) or ``swapped``."""
+        there = self._databases()
+        if self.side in there:
+            return STAGED
+        if self.live not in there:
+            return ABSENT
+        return SWAPPED if self.previous in there else LIVE
+
+    def describe(self):
+        """Return what the side database is, with its rows counted, as ``Database.describe`` does."""
+        return self._side.describe()
+
+    def count(self):
+        """Return the rows of each table of the side database."""
+        return self.describe()["tables"]
+
+    # -- load ---------------------------------------------------------------------------
+
+    def create(self, like):
+        """Create the side database anew, in the ways of ``like``: a description, or the manifest's.
+
+        Its keys ``encoding``, ``collate``, ``ctype`` and ``extensions`` are used.
+        """
+        version = self._asked(SERVER)["version"]
+        options = [
+            "%s %s" % (word, _literal(like[key]))
+            for word, key in (("ENCODING", "encoding"), ("LC_COLLATE", "collate"), ("LC_CTYPE", "ctype"))
+        ]
+        self._server.tell(
+            "create the side database through",
+            self._dropping(self.side),
+            CREATE_LOADER,
+            "ALTER ROLE %s %s;" % (LOADER, RIGHTS),
+            "ALTER ROLE %s RESET ALL;" % LOADER,
+            "CREATE DATABASE %s OWNER %s TEMPLATE template0 %s;" % (_identifier(self.side), LOADER, " ".join(options)),
+        )
+        prepared = [] if version >= PUBLIC_IS_THE_DATABASE_OWNERS else ["ALTER SCHEMA public OWNER TO %s;" % LOADER]
+        if like["extensions"]:
+            listed = ", ".join(_literal(extension["name"]) for extension in like["extensions"])
+            prepared.append(CREATE_EXTENSIONS % listed)
+        self._side.tell("prepare", *prepared)
+
+    def load(self, path, kind, jobs=2, tables=None):
+        """Load a dump of a kind (``custom``, ``sql``, ``sql.gz``) into the side database.
+
+        ``tables`` (``schema.table``), for ``custom`` only, loads these tables' rows: the other
+        tables stay empty, and there are no indexes, constraints, triggers or positions of
+        sequences. Out of such a database rows are copied; it never becomes the live one.
+        """
+        server = self._asked(SERVER)
+        require_loadable(path, kind, server["version"])
+        if kind != "custom":
+            if tables:
+                raise DatabaseError("Single tables can't be taken out of %s." % path, "Take them from a .backup file.")
+            self._load_sql(path, kind, server)
+        elif tables:
+            self._load_custom(path, server, jobs, ["--section=pre-data"])
+            unknown = sorted(set(tables) - set(self.count()))
+            if unknown:
+                raise DatabaseError(
+                    "The dump %s has no table %s." % (path, ", ".join(unknown)),
+                    "'pg_restore --list' shows those that it has.",
+                )
+            chosen = [_chosen(table) for table in tables]
+            self._load_custom(path, server, jobs, ["--section=data"] + sum(chosen, []))
+        else:
+            self._load_custom(path, server, jobs, [])
+
+    def finish(self, owner):
+        """Make all that was loaded the owner's, and remove the loader."""
+        new = _identifier(owner)
+        self._side.tell(
+            "hand over",
+            "ANALYZE;",
+            "BEGIN;",
+            "REASSIGN OWNED BY %s TO %s;" % (LOADER, new),
+            "DROP OWNED BY %s;" % LOADER,
+            "ALTER DATABASE %s OWNER TO %s;" % (_identifier(self.side), new),
+            "COMMIT;",
+            DROP_LOADER % _literal(LOADER),
+        )
+
+    def _load_sql(self, path, kind, server):
+        network, host = self._way_in()
+        restricted = _can_be_restricted(server["version"])
+        if not restricted:
+            self._require_password(network, host, server)
+        # Whoever doesn't know the key can't leave the restricted mode. On the dump's own first
+        # line, so that psql's line numbers are the file's.
+        first = [b"\\restrict %s \\\\ " % secrets.token_hex(32).encode("ascii")] if restricted else []
+        with self._loading(path, server, host, connections=1) as env:
+            with self._helper(LOAD_SQL, env, network, user=NOBODY, stdin=True) as command:
+                with opened(path, kind) as source:
+                    _feed(command, first, sql_blocks(source, path))
+
+    def _load_custom(self, path, server, jobs, options):
+        network, host = self._way_in()
+        argv = LOAD_CUSTOM + ["--dbname=" + self.side] + options
+        if not self._live.engine.is_local():
+            with self._loading(path, server, host, connections=1) as env:
+                with self._helper(argv, env, network, user=NOBODY, stdin=True) as command:
+                    with opened(path, "custom") as source:
+                        _feed(command, raw_blocks(source))
+            return
+        with self._loading(path, server, host, connections=jobs + 1) as env:
+            with self._helper(
+                argv + ["--jobs=%d" % jobs],
+                env,
+                network,
+                # Whose the file is, for it is nobody else's to read.
+                user="%d:%d" % (os.stat(path).st_uid, os.stat(path).st_gid),
+                binds={os.path.realpath(path): {"bind": DUMP, "mode": "ro"}},
+                entrypoint=["sh", "-c", WITHOUT_EXTENSION_COMMENTS, "sh"],
+            ) as command:
+                command.finish()
+
+    @contextlib.contextmanager
+    def _loading(self, path, server, host, connections):
+        """Let the loader log in during the block; yield the environment of its programs."""
+        password = secrets.token_urlsafe(32)
+        self._server.tell(
+            "let the loader in through",
+            "ALTER ROLE %s LOGIN CONNECTION LIMIT %d PASSWORD '%s';" % (LOADER, connections, _verifier(password)),
+        )
+        env = dict(
+            LOAD_ENVIRONMENT,
+            PGHOST=host,
+            PGPORT=server["port"],
+            PGUSER=LOADER,
+            PGDATABASE=self.side,
+            PGPASSWORD=password,
+        )
+        try:
+            with self._side.explained("load"), self._refused(path):
+                yield env
+        finally:
+            # What failed before says more than this could.
+            with contextlib.suppress(EchoError):
+                self._server.tell("lock the loader out through", "ALTER ROLE %s %s;" % (LOADER, RIGHTS))
+
+    @contextlib.contextmanager
+    def _refused(self, path):
+        """Name the dump and PostgreSQL's own words where the server refused what is in it."""
+        try:
+            yield
+        except CommandError as error:
+            said = SAID.search(error.details.get("stderr") or "")
+            if error.details.get("exit_code") not in REFUSED or not said:
+                raise
+            raise DatabaseError(
+                "The dump %s can't be loaded into the database %s in the container %s: %s"
+                % (path, self.side, self._live.container, " ".join(said.group().replace("<stdin>:", "line ").split())),
+                "Restore from another dump. The live database %s was not touched." % self.live,
+            )
+
+    def _helper(self, argv, env, network, **options):
+        # The image's own entrypoint is for starting a server.
+        options = dict(dict(entrypoint=["env"]), **options)
+        image = self._side.inspected()["image_id"]
+        return self._live.engine.helper(image, argv, env=env, network_mode=network, **options)
+
+    def _way_in(self):
+        """Return the network that leads to the server from outside of it, and the server's address there."""
+        container = self._side.inspected()
+        usable = [network for network in container["networks"] if network not in ("host", "none")]
+        if not usable:
+            return "container:" + container["id"], "127.0.0.1"
+        if usable[0] != "bridge":
+            return usable[0], container["name"]
+        # Engine's own bridge is the one network without names.
+        with self._live.engine.run_in(container["name"], ["cat", "/etc/hostname", "/etc/hosts"]) as command:
+            hostname, *lines = command.output().decode("utf-8").splitlines()
+        fields = [line.split() for line in lines]
+        return usable[0], next((words[0] for words in fields if hostname in words[1:]), hostname)
+
+    def _require_password(self, network, host, server):
+        env = dict(LOAD_ENVIRONMENT, PGHOST=host, PGPORT=server["port"], PGUSER=self._live.user, PGDATABASE=MAINTENANCE)
+        try:
+            with self._helper(["psql", "-X", "-w", "-c", ""], env, network, user=NOBODY) as command:
+                command.finish()
+        except CommandError:
+            return
+        raise DatabaseError(
+            "The PostgreSQL %d.%d in the container %s lets its superuser in without a password, and its psql can't be "
+            "restricted, so plain SQL from elsewhere could do anything there."
+            % (divmod(server["version"], 10000) + (self._live.container,)),
+            "Restore from a .backup file, update PostgreSQL to its newest minor release, or have its pg_hba.conf ask "
+            "for passwords (POSTGRES_HOST_AUTH_METHOD).",
+        )
+
+    # -- swap ---------------------------------------------------------------------------
+
+    def swap(self):
+        """Give the side database the live name, and the live one that of the previous; nothing if that is done."""
+        there = self._databases()
+        if self.side not in there:
+            if self.previous in there:
+                return
+            raise DatabaseError(
+                "There is no database %s in the container %s to put in the place of %s."
+                % (self.side, self._live.container, self.live),
+                "Stage the restore anew.",
+            )
+        live, side, previous = (_identifier(name) for name in (self.live, self.side, self.previous))
+        statements = ["ALTER DATABASE %s RENAME TO %s;" % (side, live)]
+        if self.live in there:
+            statements.insert(0, "ALTER DATABASE %s RENAME TO %s;" % (live, previous))
+            statements.append(CARRY_OVER.format(new=_literal(self.live), old=_literal(self.previous)))
+            statements.append("ALTER DATABASE %s ALLOW_CONNECTIONS false;" % previous)
+        statements.append("ALTER DATABASE %s ALLOW_CONNECTIONS true;" % live)
+        self._rename(there.get(self.live), *statements)
+
+    def swap_back(self):
+        """Give the previous database the live name again, and the live one the side's; nothing if that is done."""
+        there = self._databases()
+        if self.previous not in there:
+            return
+        live, side, previous = (_identifier(name) for name in (self.live, self.side, self.previous))
+        statements = [
+            "ALTER DATABASE %s RENAME TO %s;" % (previous, live),
+            "ALTER DATABASE %s ALLOW_CONNECTIONS true;" % live,
+        ]
+        if self.live in there:
+            statements.insert(0, "ALTER DATABASE %s RENAME TO %s;" % (live, side))
+        self._rename(there.get(self.live), *statements)
+
+    def drop_side(self):
+        """Remove the side database and the loader, if they are there."""
+        self._server.tell("drop the side database through", self._dropping(self.side), DROP_LOADER % _literal(LOADER))
+
+    def drop_previous(self):
+        """Remove the previous database, if it is there."""
+        self._server.tell("drop the previous database through", self._dropping(self.previous))
+
+    def _rename(self, live_oid, *statements):
+        with ThreadPoolExecutor(max_workers=1) as threads:
+            renaming = threads.submit(
+                self._server.tell,
+                "swap the databases through",
+                "BEGIN;",
+                "SET LOCAL lock_timeout = '%s';" % LOCK_TIMEOUT,
+                *(list(statements) + ["COMMIT;"])
+            )
+            while live_oid and not renaming.done():
+                self._server.query(END_SESSIONS % live_oid)
+                wait([renaming], timeout=END_SESSIONS_EVERY)
+            renaming.result()
+
+    def _databases(self):
+        return self._asked(DATABASES)
+
+    def _asked(self, question):
+        return json.loads(self._server.query(question)[0])
+
+    @staticmethod
+    def _dropping(name):
+        return "DROP DATABASE IF EXISTS %s WITH (FORCE);" % _identifier(name)
+
+
+class _Superuser(Database):
+    """A database as the superuser enters it, who uses no name that somebody else defined."""
+
+    def __init__(self, database, name):
+        super(_Superuser, self).__init__(database.engine, database.container, database.user, name)
+
+    def environment(self, more=None):
+        """Return the libpq variables that name and open the database."""
+        env = super(_Superuser, self).environment(more)
+        env["PGOPTIONS"] = (env.get("PGOPTIONS", "") + " -c search_path=pg_catalog").strip()
+        return env
+
+    def tell(self, doing, *statements):
+        """Have statements run that no argument list shows, each on its own; psql's ``\\gexec`` is one."""
+        with self.explained(doing):
+            with self.run(PSQL, SESSION_ENVIRONMENT, stdin=True) as command:
+                command.write("\n".join(statements).encode("utf-8") + b"\n")
+                command.close_stdin()
+                command.output()
+
+
+def _feed(command, *sources):
+    """Write blocks to a command's input while it is listened to, and wait for its end.
+
+    A source that breaks off leaves the command unfinished, so that it comes to nothing.
+    """
+    with ThreadPoolExecutor(max_workers=1) as threads, contextlib.ExitStack() as on_error:
+        ended = threads.submit(command.finish)
+        on_error.callback(command.__exit__, None, None, None)
+        for blocks in sources:
+            for block in blocks:
+                try:
+                    command.write(block)
+                except EngineError:
+                    # Why it stopped reading, it says by the way it ended.
+                    break
+        command.close_stdin()
+        on_error.pop_all()
+        ended.result()
+
+
+def _can_be_restricted(version):
+    major, minor = divmod(version, 10000)
+    return major >= RESTRICTED_ALWAYS or minor >= RESTRICTED_SINCE.get(major, minor + 1)
+
+
+def _verifier(password):
+    """Return what PostgreSQL keeps of a password (RFC 5803), so that it never sees, or logs, the password."""
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, SCRAM_ROUNDS)
+    client, server = (hmac.new(salted, word, hashlib.sha256).digest() for word in (b"Client Key", b"Server Key"))
+    shown = [base64.b64encode(part).decode("ascii") for part in (salt, hashlib.sha256(client).digest(), server)]
+    return "SCRAM-SHA-256$%d:%s$%s:%s" % (SCRAM_ROUNDS, shown[0], shown[1], shown[2])
+
+
+def _chosen(table):
+    schema, unused, name = table.rpartition(".")
+    return (["--schema=" + schema] if schema else []) + ["--table=" + name]
+
+
+def _shortened(name, limit):
+    return name.encode("utf-8")[:limit].decode("utf-8", "ignore")
+
+
+def _identifier(name):
+    return '"%s"' % name.replace('"', '""')
+
+
+def _literal(text):
+    return "'%s'" % text.replace("'", "''")

@@ -1,0 +1,386 @@
+# -*- coding: utf-8 -*-
+# Copyright: Contributors to the echo_music.ops collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A restore is killed at every step of its journal; what is live is then all old or all new."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from ansible_collections.echo_music.ops.plugins.module_utils import restore as module
+from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, EchoError, SpaceError, StackError
+from ansible_collections.echo_music.ops.plugins.module_utils.journal import Journal, JournalError
+from ansible_collections.echo_music.ops.plugins.module_utils.restore import Restore, require_space
+
+COMPONENTS = ("database", "uploads", "config")
+KILLED = 77
+DAY = 86400
+
+
+class SmallEngine:
+    """Containers whose states outlive the process; the app is healthy unless its data is bad."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def container(self, name):
+        if not (self.folder / name).exists():
+            raise Gone("There is no container %s." % name)
+        health = "unhealthy" if name == "app" and "bad" in live(self.folder).values() else "healthy"
+        return dict(name=name, state=(self.folder / name).read_text(), health=health)
+
+    def stop(self, name):
+        (self.folder / name).write_text("exited")
+
+    def start(self, name):
+        (self.folder / name).write_text("running")
+
+
+class SmallPart:
+    """A component that is one file; as the real ones, it tells its state from the disk."""
+
+    def __init__(self, folder, tag, component, comes):
+        self.component = component
+        self._comes = comes
+        self._live = folder / component
+        self._staged = folder / (".%s.%s.staged" % (component, tag))
+        self._previous = folder / (".%s.%s.previous" % (component, tag))
+
+    def stage(self):
+        if self._comes == "damaged":
+            raise ArchiveError("uploads.tar.gz is damaged.")
+        self._staged.write_text(self._comes)
+        return {"public.users": 5} if self.component == "database" else None
+
+    def swap(self):
+        self._live.rename(self._previous)
+        crash_point()
+        self._staged.rename(self._live)
+
+    def is_swapped(self):
+        return self._previous.exists()
+
+    def swap_back(self):
+        if self._previous.exists():
+            if self._live.exists():
+                self._live.rename(self._staged)
+                crash_point()
+            self._previous.rename(self._live)
+
+    def discard(self):
+        if self._staged.exists():
+            self._staged.unlink()
+
+    def forget(self):
+        if self._previous.exists():
+            self._previous.unlink()
+
+    def verify(self, tables):
+        return tables if self.component == "database" else None
+
+
+def crash_point():
+    """A moment between two renames; the walk replaces it."""
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    folder = tmp_path / "host"
+    folder.mkdir()
+    for component in COMPONENTS:
+        (folder / component).write_text("old")
+    for name, state in dict(postgres="running", redis="running", app="running").items():
+        (folder / name).write_text(state)
+    monkeypatch.setattr(module, "make_part", lambda engine, tag, facts: SmallPart(folder, tag, facts["component"], facts["comes"]))
+    monkeypatch.setattr(module, "HEALTH_POLL", 0.001)
+    return folder
+
+
+def live(folder):
+    return dict((name, (folder / name).read_text() if (folder / name).exists() else None) for name in COMPONENTS)
+
+
+def all_live(content):
+    return dict.fromkeys(COMPONENTS, content)
+
+
+def states(folder):
+    return [(folder / name).read_text() for name in ("postgres", "redis", "app")]
+
+
+def left(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+def planned(comes="new"):
+    return dict(
+        source=dict(origin="ours", id="backup_2026-11-24_03-00-00", path="/sets/1", time="2026-11-24T03:00:00Z"),
+        parts=[dict(component=name, comes=comes, kind="archive", file="/sets/1/" + name, bytes=1) for name in COMPONENTS],
+        live={},
+        before={"public.users": 3},
+        expected={"public.users": 5},
+        warnings=[],
+    )
+
+
+def journal(folder):
+    return Journal("echo", str(folder.parent / "state"))
+
+
+def opened(folder, log):
+    """The restore of a journal; its stack is what discovery would see now."""
+    engine = SmallEngine(folder)
+    roles = dict(database="postgres", redis="redis", app="app")
+    containers = dict((role, engine.container(name)) for role, name in roles.items())
+    return Restore(engine, log, dict(containers=containers), health_timeout=0.01)
+
+
+def go(folder, state="committed", comes="new", keep=DAY):
+    """What a module run does; every earlier one is reconciled first."""
+    with journal(folder) as log:
+        restore = opened(folder, log)
+        restore.reconcile()
+        if state == "rolled_back":
+            return restore.roll_back()
+        fresh = log.operation is None
+        if fresh:
+            restore.stage(planned(comes), keep)
+        return restore.advance(state, changed=fresh)
+
+
+def reconcile(folder):
+    with journal(folder) as log:
+        return opened(folder, log).reconcile()
+
+
+def test_all_the_way(host):
+    result = go(host)
+    assert live(host) == all_live("new")
+    assert result["state"] == "committed"
+    assert result["tables"] == {"public.users": {"before": 3, "backup": 5, "after": 5}}
+    assert result["downtime"] <= result["healthy_after"]
+    assert result["previous_until"].endswith("Z")
+    assert states(host) == ["running"] * 3
+    assert len(left(host)) == 3
+    json.dumps(result)
+
+
+def test_step_by_step(host):
+    assert go(host, "staged")["state"] == "staged"
+    assert (live(host), reconcile(host)) == (all_live("old"), None)
+    assert not go(host, "staged")["changed"]
+    assert go(host, "activated")["state"] == "activated"
+    assert (live(host), reconcile(host)) == (all_live("new"), None)
+    assert not go(host, "activated")["changed"]
+    assert go(host, "committed")["state"] == "committed"
+    assert live(host) == all_live("new")
+
+
+@pytest.mark.parametrize("state", ["staged", "activated", "committed"])
+def test_rolled_back(host, state):
+    go(host, state)
+    assert go(host, "rolled_back")["state"] == "rolled_back"
+    assert (live(host), left(host)) == (all_live("old"), [])
+    assert states(host) == ["running"] * 3
+    with pytest.raises(JournalError, match="no restore to roll back"):
+        go(host, "rolled_back")
+
+
+def test_the_old_data_of_the_last_restore_alone_is_kept(host):
+    go(host, comes="newer")
+    go(host, comes="newest")
+    assert len(left(host)) == 3
+    go(host, "rolled_back")
+    assert live(host) == all_live("newer")
+
+
+def test_the_old_data_goes_when_its_time_is_over(host):
+    go(host)
+    with journal(host) as log:
+        assert not opened(host, log).expire(DAY)
+        assert opened(host, log).expire(0)
+    assert left(host) == []
+    go(host, comes="newest", keep=0)
+    assert left(host) == []
+
+
+def test_damage_is_found_before_anything_live_is_touched(host):
+    with pytest.raises(ArchiveError, match="nothing of it was lost") as caught:
+        go(host, comes="damaged")
+    assert caught.value.as_result()["rolled_back"]
+    assert (live(host), left(host), states(host)) == (all_live("old"), [], ["running"] * 3)
+
+
+def test_an_app_that_does_not_get_healthy(host):
+    with pytest.raises(StackError, match="didn't become healthy"):
+        go(host, comes="bad")
+    assert (live(host), left(host), states(host)) == (all_live("old"), [], ["running"] * 3)
+
+
+@pytest.mark.parametrize("name", ["app", "postgres"])
+def test_a_container_that_stops_while_health_is_awaited(host, monkeypatch, name):
+    start = SmallEngine.start
+
+    def dies(self, started):
+        start(self, started)
+        if started == "app" and live(host) == all_live("new"):
+            (host / name).write_text("exited")
+
+    monkeypatch.setattr(SmallEngine, "start", dies)
+    with pytest.raises(StackError, match="The container %s stopped" % name):
+        go(host)
+    assert (live(host), left(host), states(host)) == (all_live("old"), [], ["running"] * 3)
+
+
+def test_an_app_that_did_not_run_is_left_alone(host):
+    (host / "app").write_text("exited")
+    assert go(host)["downtime"] is None
+    assert states(host) == ["running", "running", "exited"]
+
+
+def test_a_restore_after_one_that_was_killed_while_the_app_was_stopped(host):
+    assert killed_at(5, "after", lambda: go(host))
+    assert states(host) == ["running", "running", "exited"]
+    assert go(host)["downtime"] is not None
+    assert (live(host), states(host)) == (all_live("new"), ["running"] * 3)
+
+
+@pytest.mark.parametrize("staged, now", [("running", "exited"), ("exited", "running")])
+@pytest.mark.parametrize("end", ["committed", "rolled_back"])
+def test_an_app_that_is_stopped_or_started_while_a_restore_rests(host, staged, now, end):
+    (host / "app").write_text(staged)
+    go(host, "staged")
+    (host / "app").write_text(now)
+    go(host, end)
+    assert states(host) == ["running", "running", now]
+
+
+def test_a_server_that_dies_between_staging_and_activation_runs_again(host, monkeypatch):
+    def dies(self):
+        (host / "postgres").write_text("exited")
+        raise StackError("The server died.")
+
+    monkeypatch.setattr(Restore, "_activate", dies)
+    with pytest.raises(StackError, match="The server died"):
+        go(host)
+    assert (live(host), left(host), states(host)) == (all_live("old"), [], ["running"] * 3)
+
+
+def test_a_container_that_was_removed_after_a_crash(host):
+    assert killed_at(7, "after", lambda: go(host))
+    (host / "redis").unlink()
+    with journal(host) as log:
+        engine = SmallEngine(host)
+        containers = dict(database=engine.container("postgres"), app=engine.container("app"))
+        Restore(engine, log, dict(containers=containers)).reconcile()
+    assert (live(host), left(host)) == (all_live("old"), [])
+    assert (host / "app").read_text() == "running"
+
+
+def test_going_back_fails_and_the_next_run_goes_on(host, monkeypatch):
+    def broken(self):
+        raise EchoError("The disk is gone.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SmallPart, "swap_back", broken)
+        with pytest.raises(EchoError, match="Going back failed as well") as caught:
+            go(host, comes="bad")
+    assert caught.value.as_result()["rolled_back"] is False
+    assert reconcile(host)["direction"] == "back"
+    assert (live(host), left(host), states(host)) == (all_live("old"), [], ["running"] * 3)
+
+
+def killed_at(number, moment, work):
+    """Run work in a child that dies at its crash point of that number; tell whether it came to it."""
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, KILLED)
+        return code == KILLED
+    seen = 0
+
+    def point():
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            os._exit(KILLED)
+
+    write = Journal._write
+
+    def watched(self):
+        if moment == "before":
+            point()
+        write(self)
+        if moment == "after":
+            point()
+
+    try:
+        if moment == "between":
+            globals()["crash_point"] = point
+        else:
+            Journal._write = watched
+        work()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.parametrize("app", ["running", "exited"])
+@pytest.mark.parametrize("moment", ["before", "after", "between"])
+@pytest.mark.parametrize(
+    "before, state",
+    [(None, "committed"), ("committed", "committed"), ("committed", "rolled_back"), ("activated", "rolled_back")],
+)
+def test_killed_at_every_step(host, before, state, moment, app):
+    (host / "app").write_text(app)
+    number = 0
+    while True:
+        number += 1
+        for path in host.iterdir():
+            if path.name.startswith("."):
+                path.unlink()
+        for component in COMPONENTS:
+            (host / component).write_text("old")
+        with journal(host) as log:
+            log.end()
+        if before:
+            go(host, before, comes="between")
+        if not killed_at(number, moment, lambda: go(host, state)):
+            break
+        killed_at(1, moment, lambda: reconcile(host))
+        reconcile(host)
+        assert reconcile(host) is None
+        assert live(host) in (all_live("old"), all_live("between"), all_live("new"))
+        assert states(host) == ["running", "running", app]
+        assert [name for name in left(host) if name.endswith("staged")] == []
+        assert len(left(host)) in (0, 3)
+    assert number > 2
+
+
+def test_a_walk_of_going_back_by_itself(host):
+    number = 0
+    while True:
+        number += 1
+        for component in COMPONENTS:
+            (host / component).write_text("old")
+
+        def failing():
+            with pytest.raises(StackError):
+                go(host, comes="bad")
+
+        if not killed_at(number, "after", failing):
+            break
+        reconcile(host)
+        assert (live(host), left(host), states(host)) == (all_live("old"), [], ["running"] * 3)
+    assert number > 8
+
+
+def test_space_is_counted_per_file_system(tmp_path):
+    require_space([(str(tmp_path), 10), (str(tmp_path), 20)])
+    with pytest.raises(SpaceError, match="beside the live data"):
+        require_space([(str(tmp_path), 1 << 60), (str(tmp_path), 1 << 60)])
