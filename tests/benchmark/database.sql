@@ -1,5 +1,5 @@
 -- A database shaped like Echo's, the same on every machine, of about 1 GB at scale 1.
---   psql -v tracks=200000 -v plays=2500000 -f database.sql
+--   psql -v tracks=200000 -v plays=3300000 -f database.sql
 \set ON_ERROR_STOP on
 \set QUIET on
 

@@ -196,7 +196,7 @@ class Postgres:
             if time.monotonic() > deadline:
                 raise SystemExit(f"{self._container} is not ready after {READY_WITHIN} s")
             time.sleep(0.5)
-        sizes = ["-v", f"tracks={round(200000 * self._scale)}", "-v", f"plays={round(2700000 * self._scale)}"]
+        sizes = ["-v", f"tracks={round(200000 * self._scale)}", "-v", f"plays={round(3300000 * self._scale)}"]
         self._psql(*sizes, stdin=self.sql.read_text())
         self._bytes = int(self._psql("-c", "SELECT pg_database_size(current_database())"))
         for table in ("users", "tracks", "play_history"):
