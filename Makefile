@@ -38,7 +38,7 @@ setup: venv packages ## All that demo and tests need: environment, Docker Engine
 	tests/tools/build-images.sh
 
 .PHONY: demo
-demo: setup ## An Echo stack with data, backed up in both layouts, and the sets proven
+demo: setup ## An Echo stack with data in both layouts: backed up, proven, destroyed and restored
 	$(PLAY) tests/playbooks/demo.yml
 
 .PHONY: test

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import resource
+import signal
 import subprocess
 import threading
 import time
@@ -25,6 +26,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 IDLE = 0.15
 IDLE_SAMPLE = 0.5
 MEMORY_INTERVAL = 0.03
+INTERRUPTED_WITHIN = 10
 
 
 @dataclasses.dataclass
@@ -57,7 +59,7 @@ def measure(argv, dest, patience, stdin=None, env=None):
     process = subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
     )
-    with memory.of(process.pid):
+    with memory.of(process.pid), _ended(process):
         stdout, stderr = process.communicate(stdin)
     seconds = time.monotonic() - started
     cpu = {who: after and after - before[who] for who, after in _cpu().items()}
@@ -75,6 +77,20 @@ def measure(argv, dest, patience, stdin=None, env=None):
         stdout=stdout,
         stderr=stderr,
     )
+
+
+@contextlib.contextmanager
+def _ended(process):
+    """Leave no process behind; interrupted, a module of ours has the time to remove its helper container."""
+    try:
+        yield
+    except BaseException:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(INTERRUPTED_WITHIN)
+        process.kill()
+        process.wait()
+        raise
 
 
 def _settle(patience):

@@ -28,7 +28,7 @@ import tempfile
 from pathlib import Path
 
 from measure import measure
-from subjects import ENVIRONMENT, PREFIX, Postgres, Volume, WrongOutput, command, fill_logs, fill_uploads
+from subjects import ENVIRONMENT, PREFIX, Postgres, Volume, WrongOutput, command, fill_logs, fill_uploads, remove
 
 SUBJECTS = (
     ("volume", functools.partial(Volume, "uploads", fill_uploads)),
@@ -79,12 +79,10 @@ def arguments():
 
 def clean_up(work_dir):
     """Remove what this benchmark made, or one that was killed."""
-    containers = command("docker", "ps", "-aq", "--filter", f"name=^/{PREFIX}").split()
-    if containers:
-        command("docker", "rm", "-f", "-v", *containers)
-    volumes = command("docker", "volume", "ls", "-q", "--filter", f"name=^{PREFIX}").split()
-    if volumes:
-        command("docker", "volume", "rm", "-f", *volumes)
+    for kind, listing in (("container", ("ps", "-aq")), ("volume", ("volume", "ls", "-q"))):
+        names = command("docker", *listing, "--filter", f"name={PREFIX}").split()
+        if names:
+            remove(kind, names)
     for folder in work_dir.glob(PREFIX + "*"):
         shutil.rmtree(folder)
 

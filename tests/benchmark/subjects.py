@@ -53,6 +53,12 @@ def command(*argv, **options):
     return done.stdout
 
 
+def remove(kind, names):
+    """Remove containers or volumes. What can't go yet, the clean-up at the end will meet again."""
+    options = ["-f", "-v"] if kind == "container" else ["-f"]
+    subprocess.run(["docker", kind, "rm", *options, *names], capture_output=True, check=False)
+
+
 def module(name, **arguments):
     """Return the way of one of our modules: a process of its own, as Ansible starts it on the host."""
     return Way(
@@ -95,14 +101,14 @@ class Volume:
         return self
 
     def __exit__(self, *_unused):
-        command("docker", "volume", "rm", "-f", self._volume)
+        remove("volume", [self._volume])
 
     def ways(self, dest):
         """Return the ways into a folder."""
         binds = ["-v", f"{self._volume}:/source:ro", "-v", f"{dest}:/backup"]
         pack = ["tar", "czf", "/backup/out.tar.gz", "-C", "/source", "."]
         return dict(
-            script=Way("docker run … tar czf", ["docker", "run", "--rm", *binds, SCRIPT_IMAGE, *pack]),
+            script=Way("docker run … tar czf", ["docker", "run", "--rm", "--name", PREFIX + "script", *binds, SCRIPT_IMAGE, *pack]),
             floor=Way("tar cf", ["tar", "cf", f"{dest}/out.tar", "-C", str(self._folder), "."]),
             ours=module("echo_volume_backup", volume=self._volume, dest=f"{dest}/out.tar.gz"),
         )
@@ -204,7 +210,7 @@ class Postgres:
         return self
 
     def __exit__(self, *_unused):
-        command("docker", "rm", "-f", "-v", self._container)
+        remove("container", [self._container])
 
     def ways(self, dest):
         """Return the ways into a folder."""
