@@ -25,6 +25,7 @@ import zlib
 from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, SpaceError
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import sync_folder
 
 try:
     from isal import igzip
@@ -192,7 +193,7 @@ class StagedFile:
                 worker.check()
             os.fsync(self._fd)
             os.rename(self._partial, self.dest)
-            _sync_folder(os.path.dirname(self.dest) or ".")
+            sync_folder(os.path.dirname(self.dest) or ".")
         self.sha256 = self._hash.hexdigest()
 
     def _put(self, data):
@@ -322,11 +323,3 @@ def _open_exclusively(path):
         os.close(fd)
         raise
     return fd
-
-
-def _sync_folder(path):
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

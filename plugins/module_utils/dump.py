@@ -44,7 +44,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.postgres import (
     DESCRIBE,
     Database,
 )
-from ansible_collections.echo_music.ops.plugins.module_utils.set_files import LEFTOVER
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import LEFTOVER, sync_folder
 from ansible_collections.echo_music.ops.plugins.module_utils.stack import find_containers
 
 DUMP_FILE = "postgres_dump.backup"
@@ -387,7 +387,7 @@ class StagedFiles:
             )
         for name in names:
             os.rename(self.path(name + PARTIAL), self.path(name))
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         return artifacts
 
     def _remove_partial(self):
@@ -419,7 +419,7 @@ def write_json(path, content):
         written.flush()
         os.fsync(written.fileno())
     os.rename(path + PARTIAL, path)
-    _sync_folder(os.path.dirname(os.path.abspath(path)))
+    sync_folder(os.path.dirname(os.path.abspath(path)))
 
 
 @contextlib.contextmanager
@@ -475,11 +475,3 @@ def _synced(path):
             size += len(block)
         os.fsync(written.fileno())
     return digest.hexdigest(), size
-
-
-def _sync_folder(path):
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -25,6 +25,7 @@ import subprocess
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, SpaceError
 from ansible_collections.echo_music.ops.plugins.module_utils.survey import shown
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import sync_folder
 from ansible_collections.echo_music.ops.plugins.module_utils.tar_guard import RESERVED
 
 PART = ".part"
@@ -123,13 +124,13 @@ def _move_entries(source, target):
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "it is in %s as well" % source, path)
         os.rename(os.path.join(source, name), path)
-    _sync_folder(target)
-    _sync_folder(source)
+    sync_folder(target)
+    sync_folder(source)
 
 
 def _rename(source, target):
     os.rename(source, target)
-    _sync_folder(os.path.dirname(target))
+    sync_folder(os.path.dirname(target))
 
 
 def _make_like(path, model):
@@ -161,7 +162,7 @@ def _attributes(folder):
 
 def _remove_empty(folder):
     os.rmdir(folder)
-    _sync_folder(os.path.dirname(folder))
+    sync_folder(os.path.dirname(folder))
 
 
 # -- folders -------------------------------------------------------------------------------------
@@ -209,14 +210,6 @@ def _delete(path):
     done = subprocess.run(["rm", "-rf", "--", path], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
     if done.returncode:
         raise ArchiveError("Could not remove %s: %s" % (path, done.stderr[-200:].decode("ascii", "backslashreplace")))
-
-
-def _sync_folder(path):
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from ansible_collections.echo_music.ops.plugins.module_utils import exchange
+from ansible_collections.echo_music.ops.plugins.module_utils import exchange, set_files
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners are given by root only")
@@ -130,7 +130,9 @@ def test_there_and_back(volumes):
 def crashes(monkeypatch, volume, function, crash_at, after):
     """Break off at a step; tell whether the function had that many."""
     with monkeypatch.context() as patched:
-        patched.setattr(exchange, "os", Clumsy(crash_at, after))
+        clumsy = Clumsy(crash_at, after)
+        patched.setattr(exchange, "os", clumsy)
+        patched.setattr(set_files, "os", clumsy)
         try:
             volume.call(function)
         except Crash:
@@ -200,7 +202,9 @@ def test_what_is_half_discarded_is_never_taken_for_whole(volumes, monkeypatch, c
     volume = next(volumes)
     volume.call(exchange.swap)
     with monkeypatch.context() as patched:
-        patched.setattr(exchange, "os", Clumsy(crash_at, after=True))
+        clumsy = Clumsy(crash_at, after=True)
+        patched.setattr(exchange, "os", clumsy)
+        patched.setattr(set_files, "os", clumsy)
         with pytest.raises(Crash):
             exchange.discard(str(volume.live), OLD)
     assert not exchange.is_swapped(str(volume.live), OLD)
