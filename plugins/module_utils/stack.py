@@ -97,11 +97,6 @@ def find_containers(engine, project=None, database_container=None, app_container
     return dict(parts, **chosen)
 
 
-def find_database(engine, project=None, database_container=None):
-    """Return the database's container alone."""
-    return find_containers(engine, project, database_container)["database"]
-
-
 def measure(engine, volume):
     """Return ``(bytes, files)`` of one of the stack's volumes; ``(None, None)`` where its files can't be read."""
     if not engine.is_local() or not os.path.isdir(volume["source"]):

@@ -25,6 +25,7 @@ options:
   source:
     description:
       - The id of a set in O(root), V(latest), V(latest_proven), or an absolute path.
+      - V(latest_proven) is the newest set with a C(proof.json), which no module of this release writes yet.
       - A path names a set of ours, a set of the 2024 script, a folder with some of their files, or one file, which is
         a dump (C(*.backup), C(*.dump), C(*.sql), C(*.sql.gz)) or an archive (C(uploads.tar.gz), C(config.tar.gz),
         C(data.tar.gz), C(data-backup.tar.gz)).
