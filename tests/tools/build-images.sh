@@ -7,7 +7,7 @@ set -euo pipefail
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 images_dir=$(cd "$tools/../images" && pwd)
 label=echo-test.content
-all=(echo-test-postgres:15 echo-test-postgres:17 echo-test-redis:7 echo-test-app:1 echo-test-app:2 echo-test-app:2-broken)
+all=(echo-test-postgres:15 echo-test-postgres:17 echo-test-redis:7 echo-test-app:1 echo-test-app:2 echo-test-app:2-broken echo-test-host:13)
 
 built_from() {
   docker image inspect -f "{{index .Config.Labels \"$label\"}}" "$1" 2>/dev/null || true
@@ -79,6 +79,10 @@ for wanted in "${@:-${all[@]}}"; do
     echo-test-redis:7)
       base echo-test-base:12 bookworm
       image "$wanted" redis echo-test-base:12
+      ;;
+    echo-test-host:13)
+      base echo-test-base:13 trixie
+      image "$wanted" host echo-test-base:13
       ;;
     echo-test-app:*)
       base echo-test-base:12 bookworm
