@@ -14,16 +14,14 @@ import contextlib
 import errno
 import fcntl
 import gzip
-import hashlib
 import os
-import queue
 import struct
-import threading
 import traceback
 import zlib
 
 from ansible.module_utils.basic import missing_required_lib
 
+from ansible_collections.echo_music.ops.plugins.module_utils.direct_file import DirectFile
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, SpaceError
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import sync_folder
 
@@ -56,12 +54,14 @@ LAST_BLOCK = b"\x01\x00\x00\xff\xff"
 SAMPLE = 32 << 10
 WORTHWHILE = 0.97
 LEVEL = 1
-BLOCKS_QUEUED = 4
 ZSTD_PIECE = 1 << 10
 
 
 def encoder(codec):
-    """Return the encoder of a codec: ``encode(block)`` and ``finish()``, both of which return bytes."""
+    """Return the encoder of a codec: ``encode(block)`` and ``finish()``, both of which return pieces of bytes.
+
+    In pieces, so that a block which is stored need not be copied.
+    """
     if codec not in SUFFIXES:
         raise ArchiveError("There is no codec %s." % codec, "Choose one of %s." % ", ".join(sorted(SUFFIXES)))
     return {"gzip": GzipEncoder, "zstd": ZstdEncoder, "none": PlainEncoder}[codec]()
@@ -80,11 +80,11 @@ class GzipEncoder:
         self._crc = deflate.crc32(block, self._crc)
         self._size += len(block)
         start, self._start = self._start, b""
-        return start + (_compressed(block) if _shrinks(block) else _stored(block))
+        return [start] + (_compressed(block) if _shrinks(block) else _stored(block))
 
     def finish(self):
         """Return the end of the file: the last deflate block, checksum and size."""
-        return self._start + LAST_BLOCK + struct.pack("<LL", self._crc, self._size & 0xFFFFFFFF)
+        return [self._start, LAST_BLOCK, struct.pack("<LL", self._crc, self._size & 0xFFFFFFFF)]
 
 
 class ZstdEncoder:
@@ -96,11 +96,11 @@ class ZstdEncoder:
 
     def encode(self, block):
         """Return what is ready so far."""
-        return self._compressor.compress(block)
+        return [self._compressor.compress(block)]
 
     def finish(self):
         """Return the rest of the frame."""
-        return self._compressor.flush()
+        return [self._compressor.flush()]
 
 
 class PlainEncoder:
@@ -108,11 +108,11 @@ class PlainEncoder:
 
     def encode(self, block):
         """Return the block."""
-        return block
+        return [block]
 
     def finish(self):
         """Return nothing: there is nothing to end."""
-        return b""
+        return []
 
 
 def read_archive(path):
@@ -138,39 +138,35 @@ def read_archive(path):
 class StagedFile:
     """A file that is whole or not there: written as ``dest.partial``, renamed when it is complete.
 
-    A context manager around :meth:`write` and :meth:`publish`. Bytes are encoded by the
-    caller's thread, hashed by a second and written by a third. Left before :meth:`publish`,
+    A context manager around :meth:`write` and :meth:`publish`. Left before :meth:`publish`,
     the partial file goes and an older ``dest`` stays as it was.
     """
 
     def __init__(self, dest, codec):
         self.dest = dest
         self.bytes_in = 0
-        self.bytes_out = 0
         self.sha256 = None
         self._codec = codec
         self._partial = dest + ".partial"
         self._waiting = bytearray()
         self._encoder = None
-        self._hash = hashlib.sha256()
-        self._fd = None
-        self._written = 0
-        self._workers = ()
+        self._file = None
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self):
         self._encoder = encoder(self._codec)
         with _writable(self._partial):
-            self._fd = _open_exclusively(self._partial)
-        self._workers = (_Worker(self._hash.update), _Worker(self._write))
+            self._file = self._stack.enter_context(DirectFile(_open_exclusively(self._partial)))
+        self._stack.callback(self._give_up)
         return self
 
     def __exit__(self, *unused):
-        for worker in self._workers:
-            worker.end()
-        if self.sha256 is None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._partial)
-        os.close(self._fd)
+        self._stack.close()
+
+    @property
+    def bytes_out(self):
+        """The file's size."""
+        return self._file.bytes
 
     def write(self, data):
         """Take bytes in pieces of any size; encode them in blocks of at least ``BLOCK``."""
@@ -188,64 +184,19 @@ class StagedFile:
             self._put(self._encoder.encode(bytes(self._waiting)))
         self._put(self._encoder.finish())
         with _writable(self._partial):
-            for worker in self._workers:
-                worker.end()
-                worker.check()
-            os.fsync(self._fd)
+            self._file.finish()
             os.rename(self._partial, self.dest)
             sync_folder(os.path.dirname(self.dest) or ".")
-        self.sha256 = self._hash.hexdigest()
+        self.sha256 = self._file.sha256
 
-    def _put(self, data):
-        if data:
-            self.bytes_out += len(data)
-            for worker in self._workers:
-                with _writable(self._partial):
-                    worker.check()
-                worker.queue.put(data)
+    def _give_up(self):
+        if self.sha256 is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._partial)
 
-    def _write(self, data):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
-        # The way to the disk begins now, beside all other work, and not at the fsync.
-        os.posix_fadvise(self._fd, self._written, len(data), os.POSIX_FADV_DONTNEED)
-        self._written += len(data)
-
-
-class _Worker(threading.Thread):
-    """Does one thing with each block in its queue.
-
-    A daemon, so that no error elsewhere can leave the process hanging. After an error of its
-    own it goes on emptying the queue, so that nobody waits for room in it.
-    """
-
-    def __init__(self, action):
-        super(_Worker, self).__init__(daemon=True)
-        self.queue = queue.Queue(BLOCKS_QUEUED)
-        self._action = action
-        self._error = None
-        self.start()
-
-    def run(self):
-        """Work until the end is announced."""
-        for data in iter(self.queue.get, None):
-            if self._error is None:
-                try:
-                    self._action(data)
-                except Exception as error:
-                    self._error = error
-
-    def check(self):
-        """Raise the error that the work met, if it met one."""
-        if self._error is not None:
-            raise self._error
-
-    def end(self):
-        """Wait until everything is done, or has failed."""
-        if self.is_alive():
-            self.queue.put(None)
-            self.join()
+    def _put(self, pieces):
+        with _writable(self._partial):
+            self._file.put(pieces)
 
 
 def _shrinks(block):
@@ -256,16 +207,16 @@ def _shrinks(block):
 def _compressed(block):
     stream = deflate.compressobj(LEVEL, zlib.DEFLATED, RAW_DEFLATE)
     # A full flush ends on a whole byte and without a last block, so that another may follow.
-    return stream.compress(block) + stream.flush(zlib.Z_FULL_FLUSH)
+    return [stream.compress(block), stream.flush(zlib.Z_FULL_FLUSH)]
 
 
 def _stored(block):
     view = memoryview(block)
-    parts = []
+    pieces = []
     for start in range(0, len(block), STORED_MAX):
         piece = view[start : start + STORED_MAX]
-        parts += (struct.pack("<BHH", 0, len(piece), len(piece) ^ 0xFFFF), piece)
-    return b"".join(parts)
+        pieces += (struct.pack("<BHH", 0, len(piece), len(piece) ^ 0xFFFF), piece)
+    return pieces
 
 
 def _read_blocks(stream):

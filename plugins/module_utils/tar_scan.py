@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError
 
 RECORD = 512
@@ -14,6 +16,9 @@ PAX_HEADERS = b"xg"
 # GNU's long names and links, which announce the member that follows as pax headers do.
 ANNOUNCEMENTS = PAX_HEADERS + b"LK"
 PAX_MAX = 16 << 20
+# RFC 1950, 8.2: the low half of Adler-32 is one and the sum of the bytes, modulo this.
+ADLER_BASE = 65521
+ADLER_LOW = 0xFFFF
 
 
 class TarScan:
@@ -64,7 +69,7 @@ class TarScan:
         self._zeros = 0
         kind = header[156:157]
         size = self._number(header[124:136])
-        if self._number(header[148:156]) != sum(header) - sum(header[148:156]) + 8 * 32:
+        if self._number(header[148:156]) % ADLER_BASE != _checksum(header):
             raise self._damaged("the header of member %d has a wrong checksum" % (self.members + 1))
         if kind in ANNOUNCEMENTS:
             return self._announcement(kind, data, at + RECORD, size)
@@ -110,6 +115,12 @@ class TarScan:
 
     def _damaged(self, how):
         return ArchiveError("%s is not a whole tar archive: %s." % (self._name, how), "Use another backup.")
+
+
+def _checksum(header):
+    """Return a header's checksum modulo ``ADLER_BASE``: the sum of its bytes, with blanks for the field itself."""
+    adler = zlib.adler32(header[156:], zlib.adler32(b"        ", zlib.adler32(header[:148])))
+    return ((adler & ADLER_LOW) - 1) % ADLER_BASE
 
 
 def _padded(size):

@@ -18,6 +18,7 @@ import socket
 import stat
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 import zlib
@@ -26,7 +27,14 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.echo_music.ops.plugins.module_utils import archive, codec, engine_tar, survey
+from ansible_collections.echo_music.ops.plugins.module_utils import (
+    archive,
+    codec,
+    direct_file,
+    engine_tar,
+    survey,
+)
+from ansible_collections.echo_music.ops.plugins.module_utils.direct_file import DIRECT_SIZE
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, EchoError, SpaceError
 from ansible_collections.echo_music.ops.plugins.module_utils.tar_scan import TarScan
 
@@ -393,7 +401,7 @@ def test_an_interrupt_leaves_nothing_behind(source, dest, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         archive.back_up_folder(str(source), dest)
     assert not os.path.exists(dest) and not os.path.exists(dest + ".partial")
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, codec._Worker)]
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, direct_file._Worker)]
 
 
 def test_a_leftover_of_a_killed_run_is_overwritten(source, dest):
@@ -564,7 +572,7 @@ BLOCKS = st.lists(
 @settings(max_examples=60, deadline=None)
 def test_any_bytes_come_back(tmp_path_factory, name, blocks):
     encoder = codec.encoder(name)
-    packed = b"".join([encoder.encode(block) for block in blocks] + [encoder.finish()])
+    packed = b"".join(piece for block in blocks for piece in encoder.encode(block)) + b"".join(encoder.finish())
     file = tmp_path_factory.getbasetemp() / ("packed-" + name)
     file.write_bytes(packed)
     # Codec none is told by what it lacks; no tar stream begins like this.
@@ -578,10 +586,10 @@ def test_any_bytes_come_back(tmp_path_factory, name, blocks):
 def test_gzip_stores_noise_and_shrinks_text(tmp_path):
     encoder = codec.encoder("gzip")
     size = 1 << 20
-    stored = encoder.encode(noise(size))
-    shrunk = encoder.encode(b"the quick brown fox\n" * 50000)
+    stored = b"".join(encoder.encode(noise(size)))
+    shrunk = b"".join(encoder.encode(b"the quick brown fox\n" * 50000))
     file = tmp_path / "x.gz"
-    file.write_bytes(stored + shrunk + encoder.finish())
+    file.write_bytes(stored + shrunk + b"".join(encoder.finish()))
     assert size < len(stored) < size * 1.001
     assert len(shrunk) < 50000
     assert subprocess.run(["gzip", "-t", str(file)], check=False).returncode == 0
@@ -778,3 +786,19 @@ def test_an_unknown_volume_lists_those_there_are(dest):
         back_up(Engine(), dest, volume="echo-upload")
     assert failure.value.as_result()["candidates"] == ["echo-uploads"]
     assert "echo-upload " in failure.value.what
+
+
+@pytest.mark.parametrize("size", [0, 1, DIRECT_SIZE, 2 * DIRECT_SIZE + 1])
+@pytest.mark.parametrize("folder", ["disk", "memory"])
+def test_a_file_of_any_size_is_whole_past_the_page_cache_and_where_there_is_no_way_past_it(tmp_path, size, folder):
+    data = noise(size)
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if folder == "memory" else str(tmp_path)) as where:
+        dest = os.path.join(where, "out.tar")
+        with codec.StagedFile(dest, "none") as staged:
+            for start in range(0, size, 1000003):
+                staged.write(data[start : start + 1000003])
+            staged.publish()
+        with open(dest, "rb") as written:
+            assert written.read() == data
+    assert staged.bytes_out == size
+    assert staged.sha256 == hashlib.sha256(data).hexdigest()
