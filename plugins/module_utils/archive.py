@@ -28,6 +28,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.codec import (
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.engine_tar import rename_members
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError
+from ansible_collections.echo_music.ops.plugins.module_utils.reuse import fingerprint, is_settled, link, unchanged
 from ansible_collections.echo_music.ops.plugins.module_utils.survey import relative, shown, survey
 from ansible_collections.echo_music.ops.plugins.module_utils.tar_guard import RESERVED
 from ansible_collections.echo_music.ops.plugins.module_utils.tar_scan import TarScan
@@ -64,6 +65,7 @@ MESSAGES_SHOWN = 5
 # What a restore keeps of the data that it replaced is no part of the data.
 KEPT_BY_RESTORES = RESERVED + "*"
 F_SETPIPE_SZ = 1031
+FACTS_KEPT = ("file", "bytes_in", "bytes_out", "members", "codec", "sha256", "fingerprint")
 
 
 def back_up(engine, dest, volume=None, path=None, component=None, check_mode=False, retries=RETRIES, **options):
@@ -79,31 +81,43 @@ def back_up(engine, dest, volume=None, path=None, component=None, check_mode=Fal
         dest = os.path.join(dest, name + SUFFIXES[options["codec"]])
     _check_dest(dest, source)
     options["exclude"] = list(options["exclude"]) + [KEPT_BY_RESTORES]
-    result = dict(changed=True, dest=dest, source=volume or source)
+    result = dict(changed=True, dest=dest, source=volume or source, warnings=[])
+    forerunner = dict(forerunner=options.pop("forerunner", None), rehash=options.pop("rehash", False))
     if _is_readable(engine, source, bool(volume)) and _gnu_tar():
         result.update(method="mount")
         if check_mode:
-            found = survey(source, options["exclude"])
-            return dict(result, bytes=found["bytes"], files=found["files"], skipped=_skipped(found["special"]))
-        artifact = back_up_folder(source, dest, retries=retries, **options)
+            return dict(result, **_prediction(source, dest, options, **forerunner))
+        artifact = back_up_folder(source, dest, retries=retries, **options, **forerunner)
     else:
         container, inside = _mounted_by(engine, volume, source)
         result.update(method="api")
         if check_mode:
-            return dict(result, bytes=None, files=None, skipped=[])
+            return dict(result, bytes=None, files=None, skipped=[], reused=False)
         artifact = back_up_container_path(engine, container, inside, dest, **options)
+    reused = artifact.get("reused") is not None
+    result.update(reused=reused, bytes_written=0 if reused else artifact["bytes_out"])
     result.update(skipped=artifact.pop("skipped"), changed_files=artifact.pop("changed"))
+    result["warnings"] += artifact.pop("warnings")
     return dict(result, artifact=dict(artifact, role=name, source=volume or source))
 
 
 def back_up_folder(
-    source, dest, codec="gzip", exclude=(), after_snapshot=None, snapshot_timeout=SNAPSHOT_TIMEOUT, retries=RETRIES
+    source,
+    dest,
+    codec="gzip",
+    exclude=(),
+    after_snapshot=None,
+    snapshot_timeout=SNAPSHOT_TIMEOUT,
+    retries=RETRIES,
+    forerunner=None,
+    rehash=False,
 ):
-    """Archive a folder of this host by GNU tar.
+    """Archive a folder of this host by GNU tar, or link the archive of an earlier set, ``forerunner``.
 
     Returns the artifact's facts, ``skipped`` (``[{"name", "type", "reason"}]``: sockets,
     devices, named pipes) and ``changed``: the files that changed or vanished while they were
-    read, in the last of ``1 + retries`` passes.
+    read, in the last of ``1 + retries`` passes. ``fingerprint`` and ``reused`` are those of
+    the manifest, None where there is no such thing; ``warnings`` are for people.
     """
     program = _gnu_tar()
     if not program:
@@ -112,7 +126,12 @@ def back_up_folder(
     await_snapshot(after_snapshot, snapshot_timeout)
     started = time.monotonic()
     for retries_left in range(retries, -1, -1):
+        begun_ns = time.time_ns()
         found = survey(source, exclude)
+        known = fingerprint(found, source, codec, exclude)
+        earlier, warning = unchanged(forerunner, os.path.basename(dest), known, rehash)
+        if earlier and link(earlier["path"], dest):
+            return _facts_again(earlier, started, source, found["special"])
         with StagedFile(dest, codec) as staged:
             scan = TarScan(source)
             changed = _run_tar(_tar_command(program, source, exclude, found), source, staged, scan)
@@ -121,7 +140,10 @@ def back_up_folder(
             scan.finish()
             staged.publish()
             break
-    return _facts(staged, scan.members, started, source, codec, found["special"], changed)
+    facts = _facts(staged, scan.members, started, source, codec, found["special"], changed)
+    if is_settled(found, begun_ns) and not changed:
+        facts["fingerprint"] = known
+    return dict(facts, warnings=[warning] if warning else [])
 
 
 def back_up_container_path(
@@ -319,8 +341,33 @@ def _facts(staged, members, started, source, codec, special, changed):
         codec=codec,
         sha256=staged.sha256,
         seconds=round(time.monotonic() - started, 3),
+        fingerprint=None,
+        reused=None,
         skipped=_skipped(special),
         changed=changed,
+        warnings=[],
+    )
+
+
+def _facts_again(earlier, started, source, special):
+    """The facts of an archive that was linked."""
+    kept = dict((key, earlier[key]) for key in FACTS_KEPT)
+    seconds = round(time.monotonic() - started, 3)
+    again = dict(source=source, seconds=seconds, reused=earlier["set"], warnings=[])
+    return dict(kept, skipped=_skipped(special), changed=[], **again)
+
+
+def _prediction(source, dest, options, forerunner, rehash):
+    """What check mode says of a folder that can be read here."""
+    found = survey(source, options["exclude"])
+    known = fingerprint(found, source, options["codec"], options["exclude"])
+    earlier, warning = unchanged(forerunner, os.path.basename(dest), known, rehash)
+    return dict(
+        bytes=found["bytes"],
+        files=found["files"],
+        skipped=_skipped(found["special"]),
+        reused=earlier is not None,
+        warnings=[warning] if warning else [],
     )
 
 

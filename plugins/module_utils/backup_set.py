@@ -19,6 +19,7 @@ import socket
 import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetError
+from ansible_collections.echo_music.ops.plugins.module_utils.reuse import vouched
 from ansible_collections.echo_music.ops.plugins.module_utils.set_deployment import (
     deployment_bytes,
     write_deployment,
@@ -45,7 +46,12 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     timestamp,
     write_file,
 )
-from ansible_collections.echo_music.ops.plugins.module_utils.set_list import latest_manifest, list_sets, point_latest
+from ansible_collections.echo_music.ops.plugins.module_utils.set_list import (
+    forerunners,
+    latest_manifest,
+    list_sets,
+    point_latest,
+)
 from ansible_collections.echo_music.ops.plugins.module_utils.set_lock import (
     LEASE,
     guarded,
@@ -68,6 +74,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import
     read_manifest,
     summary,
 )
+from ansible_collections.echo_music.ops.plugins.module_utils.set_marks import STATES, mark_set
 from ansible_collections.echo_music.ops.plugins.module_utils.set_plan import (
     check_stack,
     plan,
@@ -89,6 +96,8 @@ def ensure_set(engine, state, root, check=False, guard=None, **options):
         )
         return predict_set(engine, root, **chosen) if check else open_set(engine, root, guard=guard, **chosen)
     set_id = checked_id(options["id"])
+    if state in STATES:
+        return mark_set(root, set_id, state, check=check)
     if state == "published":
         return publish_set(engine, root, set_id, options["artifacts"], options["database"], check=check)
     return abandon_set(engine, root, set_id, keep=options["keep"], check=check)
@@ -203,6 +212,7 @@ def _plan(root, stack, components, codec, reserve, free):
         deployment_bytes=deployment_bytes(stack["deployment"]),
         free=free,
         reserve=reserve,
+        forerunners=forerunners(root, stack.get("project")),
     )
 
 
@@ -273,7 +283,7 @@ def _stage(root, record, artifacts, database):
     sums = {}
     for artifact in found:
         path = os.path.join(folder, artifact["file"])
-        digest, size = sha256_of(path, progress=lambda: renew(root))
+        digest, size = _sum_of(root, artifact, path)
         if (digest, size) != (artifact["sha256"], artifact["bytes_out"]):
             raise SetError(
                 "%s is not what its writer reported: %d bytes with SHA-256 %s, not %d with %s."
@@ -297,6 +307,12 @@ def _stage(root, record, artifacts, database):
             renew(root)
         sync_folder(folder)
     return manifest
+
+
+def _sum_of(root, artifact, path):
+    """The SHA-256 and size of a file of the set; one that is a published set's as well was hashed there."""
+    known = vouched(published(root, artifact["reused"]), artifact, path) if "reused" in artifact else None
+    return known or sha256_of(path, progress=lambda: renew(root))
 
 
 def _artifacts(record, artifacts, database):
@@ -399,6 +415,7 @@ def _published(root, manifest, changed, resumed=None):
             path=published(root, manifest["id"]),
             bytes_in=sum(artifact["bytes_in"] for artifact in artifacts),
             bytes_out=sum(artifact["bytes_out"] for artifact in artifacts),
+            bytes_written=sum(artifact["bytes_out"] for artifact in artifacts if not artifact.get("reused")),
             seconds=finished - started,
             components=manifest["components"],
             artifacts=artifacts,

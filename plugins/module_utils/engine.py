@@ -44,7 +44,8 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 HELPER_LABEL = "echo_music.ops.helper"
 CALL_TIMEOUT = 120
 FRAME_HEADER = struct.Struct(">BxxxL")
-REMOVAL_UNDER_WAY = 409
+# Another process removes it, or it is in use: a network answers with the first, the others with the second.
+IN_USE = (403, 409)
 STDERR = 2
 STDERR_KEPT = 8192
 
@@ -95,7 +96,7 @@ class Engine:
         """Return one container.
 
         Keys: ``id name service project labels env image image_id state health pid mounts
-        networks ports restart_policy started_at``. ``env`` holds secrets and stays in memory.
+        networks ports restart_policy started_at restarts``. ``env`` holds secrets and stays in memory.
         """
         with self._translated("inspect the container %s" % name):
             raw = self._api.inspect_container(name)
@@ -114,6 +115,7 @@ class Engine:
             health=(state.get("Health") or {}).get("Status"),
             pid=state.get("Pid") or None,
             started_at=state.get("StartedAt"),
+            restarts=raw.get("RestartCount") or 0,
             mounts=[
                 dict(
                     type=mount["Type"],
@@ -143,6 +145,11 @@ class Engine:
             for volume in raw
         ]
 
+    def create_volume(self, name, labels):
+        """Create a volume; nothing if there is one of that name."""
+        with self._translated("create the volume %s" % name):
+            self._api.create_volume(name, labels=labels)
+
     def image_digests(self, image_id):
         """Return the registry digests of an image; a locally built one has none."""
         with self._translated("inspect the image %s" % image_id):
@@ -150,6 +157,47 @@ class Engine:
                 return self._api.inspect_image(image_id).get("RepoDigests") or []
             except NotFound:
                 return []
+
+    def image(self, reference):
+        """Return an image of this engine by name, digest or id, None where it isn't there.
+
+        Keys: ``id tags digests env healthcheck``.
+        """
+        with self._translated("inspect the image %s" % reference):
+            try:
+                raw = self._api.inspect_image(reference)
+            except NotFound:
+                return None
+        config = raw.get("Config") or {}
+        return dict(
+            id=raw["Id"],
+            tags=sorted(raw.get("RepoTags") or []),
+            digests=raw.get("RepoDigests") or [],
+            env=dict(pair.partition("=")[::2] for pair in config.get("Env") or []),
+            healthcheck=(config.get("Healthcheck") or {}).get("Test"),
+        )
+
+    def images(self):
+        """Return all images that have a name, as the dicts of :meth:`image`."""
+        with self._translated("list the images"):
+            ids = [entry["Id"] for entry in self._api.images() if entry.get("RepoTags")]
+        return [image for image in map(self.image, ids) if image]
+
+    def name_image(self, image_id, name):
+        """Give an image of this engine one more name; another image that had it loses it."""
+        repository, unused, tag = name.rpartition(":")
+        with self._translated("name the image %s %s" % (image_id, name)):
+            self._api.tag(image_id, repository, tag)
+
+    def forget_image_name(self, name):
+        """Take a name from an image; the image goes with its last one, unless a container uses it."""
+        with self._translated("remove the image's name %s" % name):
+            self._try(self._api.remove_image, name, noprune=True)
+
+    def data_root(self):
+        """Return the folder in which the engine keeps its volumes and containers."""
+        with self._translated("ask the Docker Engine for its folder"):
+            return self._api.info()["DockerRootDir"]
 
     # -- the life of a container ----------------------------------------------------------
 
@@ -172,6 +220,11 @@ class Engine:
         """Start a stopped container."""
         with self._translated("start the container %s" % name):
             self._api.start(name)
+
+    def set_restart_policy(self, name, policy):
+        """Say whether the engine starts a container again by itself: ``no``, ``always``, ``unless-stopped``, ``on-failure``."""
+        with self._translated("set the restart policy of the container %s" % name):
+            self._api.update_container(name, restart_policy={"Name": policy})
 
     # -- streams --------------------------------------------------------------------------
 
@@ -233,26 +286,98 @@ class Engine:
         return HelperCommand(self, what, stream, container)
 
     def remove_stale_helpers(self):
-        """Remove helper containers that a killed process left; return their ids."""
+        """Remove containers, networks and volumes that a killed process left; return their ids."""
         removed = []
-        with self._translated("remove leftover helper containers"):
-            for entry in self._api.containers(all=True, filters={"label": HELPER_LABEL}):
-                if not is_alive(entry["Labels"][HELPER_LABEL]):
-                    if self._remove(entry["Id"]):
-                        removed.append(entry["Id"])
+        label = {"label": HELPER_LABEL}
+        with self._translated("remove what a process that died left"):
+            # Containers first: they use the others.
+            for entry in self._api.containers(all=True, filters=label):
+                if not is_alive(entry["Labels"][HELPER_LABEL]) and self._remove(entry["Id"]):
+                    removed.append(entry["Id"])
+            for entry in self._api.networks(filters=label):
+                if not is_alive(entry["Labels"][HELPER_LABEL]) and self._try(self._api.remove_network, entry["Id"]):
+                    removed.append(entry["Id"])
+            for entry in self._api.volumes(filters=label).get("Volumes") or []:
+                if not is_alive(entry["Labels"][HELPER_LABEL]) and self._try(self._api.remove_volume, entry["Name"]):
+                    removed.append(entry["Name"])
         return removed
 
     def _remove(self, container):
         """Remove a container; tell whether it was us: another process may be at it."""
+        return self._try(self._api.remove_container, container, force=True, v=True)
+
+    @staticmethod
+    def _try(remove, name, **options):
         try:
-            self._api.remove_container(container, force=True, v=True)
+            remove(name, **options)
         except NotFound:
             return False
         except APIError as error:
-            if error.status_code != REMOVAL_UNDER_WAY:
+            if error.status_code not in IN_USE:
                 raise
             return False
         return True
+
+    # -- throwaway servers ------------------------------------------------------------------
+
+    def throwaway_network(self, name):
+        """Create a network that leads nowhere, for the throwaway containers of this process."""
+        with self._translated("create the network %s" % name):
+            self._api.create_network(name, internal=True, labels={HELPER_LABEL: identity()})
+
+    def throwaway_volume(self, name):
+        """Create a volume for the throwaway containers of this process; return its folder on the host."""
+        with self._translated("create the volume %s" % name):
+            return self._api.create_volume(name, labels={HELPER_LABEL: identity()})["Mountpoint"]
+
+    def throwaway_container(
+        self, name, image, network, alias, healthcheck, command=None, env=None, volumes=None, tmpfs=None, user=None
+    ):
+        """Start a container in a throwaway network, by its alias for the others there.
+
+        ``healthcheck`` is a command as Docker takes it, tried every second; ``volumes`` maps
+        names to where they are mounted.
+        """
+        second = 1000000000
+        with self._translated("start the container %s of %s" % (name, image)):
+            container = self._api.create_container(
+                image,
+                name=name,
+                command=command,
+                environment=env or {},
+                user=user or "",
+                labels={HELPER_LABEL: identity()},
+                healthcheck=docker.types.Healthcheck(
+                    test=healthcheck, interval=second, timeout=10 * second, retries=3, start_period=3600 * second
+                ),
+                host_config=self._api.create_host_config(
+                    mounts=[docker.types.Mount(place, volume) for volume, place in (volumes or {}).items()],
+                    tmpfs=tmpfs,
+                    # PostgreSQL's parallel index builds share memory of the size that a load gives them.
+                    shm_size="1g",
+                    network_mode=network,
+                    log_config={"Type": "json-file", "Config": {"max-size": "1m"}},
+                ),
+                networking_config=self._api.create_networking_config(
+                    {network: self._api.create_endpoint_config(aliases=[alias])}
+                ),
+            )["Id"]
+            self._api.start(container)
+
+    def remove_throwaway(self, containers=(), volumes=(), network=None):
+        """Remove what the methods above created, whether or not all of it is there."""
+        with self._translated("remove the throwaway containers"):
+            for container in containers:
+                self._remove(container)
+            for volume in volumes:
+                self._try(self._api.remove_volume, volume)
+            if network:
+                self._try(self._api.remove_network, network)
+
+    def logs(self, container, lines=20):
+        """Return the last lines that a container printed."""
+        with self._translated("read the log of the container %s" % container):
+            return self._api.logs(container, tail=lines).decode("utf-8", "replace")
 
     # -- how it is done -------------------------------------------------------------------
 
@@ -382,6 +507,9 @@ class Command:
         return CommandError("%s %s%s" % (self._what, how, ": " + said if said else "."), stderr=said, **details)
 
     def _close(self):
+        # Collected after its socket is closed, the response would complain on Python 3.13.
+        with contextlib.suppress(OSError):
+            self._stream._response.close()
         with contextlib.suppress(OSError):
             self._stream.close()
         with contextlib.suppress(OSError):
@@ -412,6 +540,11 @@ class ExecCommand(Command):
 
 class HelperCommand(Command):
     """A command that is the main process of a helper container."""
+
+    @property
+    def container(self):
+        """The helper container's id."""
+        return self._target
 
     def _exit_code(self):
         try:

@@ -11,6 +11,9 @@ What an exchange was doing is told by the disk alone:
 * while ``old`` is there, what the root holds is new;
 * while it is not, what the root holds is old, and ``old.part`` what has left it so far.
 
+An exchange may be of some names of the root alone. The others are then neither old nor new:
+they stay where they are, and several such exchanges of other names don't meet.
+
 Both :func:`swap` and :func:`swap_back` go from any such state to their end, so either may
 follow a crash of either.
 """
@@ -34,22 +37,23 @@ GOING = ".going"
 ROOT_ATTRIBUTES = ("user.", "system.posix_acl_")
 
 
-def swap(live_folder, staging_name, previous_name):
+def swap(live_folder, staging_name, previous_name, names=None):
     """Make the staged data the live one; what was live is kept as ``previous_name``.
 
     Both names are relative to the live folder, in one hidden folder whose name begins with
     ``.echo-restore-``. The folder itself takes over owner, mode and attributes as well.
-    Does nothing if it was done; goes on where an exchange broke off.
+    ``names`` are those of the root that take part, by default all. Does nothing if it was
+    done; goes on where an exchange broke off.
     """
     new, old = _hidden(live_folder, staging_name), _hidden(live_folder, previous_name)
     if not os.path.lexists(old):
         if not os.path.isdir(new):
             raise ArchiveError("There is nothing staged in %s." % new, "Stage the restore again.")
         with _told(live_folder):
-            _require_movable(live_folder, new)
+            _require_movable(live_folder, new, names)
             if not os.path.lexists(old + PART):
                 _make_like(old + PART, live_folder)
-            _move_entries(live_folder, old + PART)
+            _move_entries(live_folder, old + PART, names)
             _rename(old + PART, old)
     if os.path.lexists(new):
         with _told(live_folder):
@@ -58,7 +62,7 @@ def swap(live_folder, staging_name, previous_name):
             _remove_empty(new)
 
 
-def swap_back(live_folder, staging_name, previous_name):
+def swap_back(live_folder, staging_name, previous_name, names=None):
     """Make the previous data live again; what was live goes back to ``staging_name``.
 
     Does nothing if there was no exchange; goes on where one of either direction broke off.
@@ -68,7 +72,7 @@ def swap_back(live_folder, staging_name, previous_name):
         if os.path.lexists(old):
             if not os.path.lexists(new):
                 _make_like(new, live_folder)
-            _move_entries(live_folder, new)
+            _move_entries(live_folder, new, names)
             _rename(old, old + PART)
         if os.path.lexists(old + PART):
             _copy_attributes(old + PART, live_folder)
@@ -97,18 +101,19 @@ def _hidden(live_folder, name):
     return os.path.join(live_folder, name)
 
 
-def _entries(folder):
-    return sorted(name for name in os.listdir(folder) if not name.startswith(RESERVED))
+def _entries(folder, names=None):
+    found = (name for name in os.listdir(folder) if not name.startswith(RESERVED))
+    return sorted(name for name in found if names is None or name in names)
 
 
-def _require_movable(live_folder, new):
+def _require_movable(live_folder, new, names):
     """Find out before the first rename what would stop a later one."""
     taken = [name for name in os.listdir(new) if name.startswith(RESERVED)]
     if taken:
         raise ArchiveError("%s holds %s, a name that restores use." % (new, shown(taken[0])), "Use another backup.")
     device = os.lstat(live_folder).st_dev
     for folder in (live_folder, new):
-        for name in [""] + _entries(folder):
+        for name in [""] + _entries(folder, names):
             path = os.path.join(folder, name)
             if os.lstat(path).st_dev != device or (name and os.path.ismount(path)):
                 raise ArchiveError(
@@ -117,8 +122,8 @@ def _require_movable(live_folder, new):
                 )
 
 
-def _move_entries(source, target):
-    for name in _entries(source):
+def _move_entries(source, target, names=None):
+    for name in _entries(source, names):
         path = os.path.join(target, name)
         # A rename would put a file of this name out of the world without a word.
         if os.path.lexists(path):

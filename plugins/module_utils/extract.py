@@ -38,21 +38,24 @@ NO_SPACE = (b"No space left on device", b"Disk quota exceeded", b": Wrote only "
 F_SETPIPE_SZ = 1031
 
 
-def unpack(archive, staging, strip="", expected=None, bytes_free=None, like=None):
+def unpack(archive, staging, strip="", expected=None, bytes_free=None, like=None, places=None, contain=False):
     """Unpack an archive of any codec to ``staging``, which must not exist, and make it durable.
 
     ``strip`` is what :func:`root_of` returned. ``expected`` may have ``sha256`` (of the
     file), ``bytes_in`` and ``members``; ``bytes_free`` is what may be written, by default
     all that is free; ``like`` is the folder whose owner, mode and attributes the staging
-    folder has if the archive doesn't tell. Returns ``{"members", "bytes", "files"}``.
-    After any failure there is no staging folder, and nothing else was touched.
+    folder has if the archive doesn't tell, and whose owner owns what the archive's root
+    folder's owner owned. ``places`` and ``contain`` are :class:`TarGuard`'s. Returns
+    ``{"members", "bytes", "files", "remarks", "unplaced"}``. After any failure there is no
+    staging folder, and nothing else was touched.
     """
     create_staging(staging, like)
     try:
+        status = os.statvfs(staging)
         if bytes_free is None:
-            status = os.statvfs(staging)
             bytes_free = status.f_bavail * status.f_frsize
-        guard = TarGuard(archive, strip, bytes_free)
+        # Some file systems make inodes as they need them, and count none.
+        guard = TarGuard(archive, strip, bytes_free, status.f_favail if status.f_files else None, places, contain)
         digest = _Digest(archive)
         try:
             _run_tar(_safe(archive, guard), archive, staging, guard)
@@ -61,11 +64,27 @@ def unpack(archive, staging, strip="", expected=None, bytes_free=None, like=None
             raise
         found = dict(sha256=digest.result(), bytes_in=guard.bytes, members=guard.members)
         _compare(archive, found, expected or {})
-        _sync(staging)
+        if like and guard.owner:
+            _hand_over(staging, guard.owner, like)
+        sync_tree(staging)
     except BaseException:
         remove_folder(staging)
         raise
-    return dict(members=guard.members, bytes=guard.bytes, files=guard.files)
+    found = dict(members=guard.members, bytes=guard.bytes, files=guard.files)
+    return dict(found, remarks=guard.remarks, unplaced=guard.unplaced)
+
+
+def examine(archive, strip="", expected=None, contain=False):
+    """Read an archive to its end with all the checks of :func:`unpack`, and write nothing.
+
+    ``expected`` may have ``bytes_in`` and ``members``; ``contain`` is :class:`TarGuard`'s.
+    Returns ``{"members", "bytes"}``.
+    """
+    guard = TarGuard(archive, strip, contain=contain)
+    for unused in _safe(archive, guard):
+        pass
+    _compare(archive, dict(bytes_in=guard.bytes, members=guard.members), expected or {})
+    return dict(members=guard.members, bytes=guard.bytes)
 
 
 def root_of(archive, folders=("data",)):
@@ -183,11 +202,25 @@ def _compare(archive, found, expected):
             )
 
 
-def _sync(folder):
-    done = subprocess.run(["sync", "--file-system", folder], stderr=subprocess.PIPE, check=False)
+def _hand_over(staging, owner, like):
+    """Give what the app owned elsewhere to the user that it runs as here; root's stays root's."""
+    status = os.stat(like)
+    for was, is_now, form in ((owner[0], status.st_uid, "%d"), (owner[1], status.st_gid, ":%d")):
+        if was and is_now and was != is_now:
+            ids = ["--from=" + form % was, form % is_now]
+            _have_done("give to the app", staging, ["chown", "--recursive", "--no-dereference"] + ids + ["--", staging])
+
+
+def sync_tree(folder):
+    """Bring all that a folder holds down to the disk."""
+    _have_done("make durable", folder, ["sync", "--file-system", folder])
+
+
+def _have_done(doing, folder, argv):
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
     if done.returncode:
         raise ArchiveError(
-            "Could not make %s durable: %s" % (folder, done.stderr.decode("ascii", "backslashreplace")),
+            "Could not %s %s: %s" % (doing, folder, done.stderr[-200:].decode("ascii", "backslashreplace")),
             "Look at the disk and at the kernel's log.",
         )
 

@@ -34,6 +34,10 @@ class JournalError(EchoError):
     """The journal can't be opened, or what stands in it is not ours."""
 
 
+class JournalBusy(JournalError):
+    """A living process has the journal open."""
+
+
 class Journal:
     """The journal of one stack; use it as a context manager.
 
@@ -59,7 +63,7 @@ class Journal:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise JournalError("Another restore is at work here (%s)." % self.path, "Wait for its end.")
+                raise JournalBusy("Another restore is at work here (%s)." % self.path, "Wait for its end.")
             self._load(read(self.path))
             undo.pop_all()
         self._lock = lock
@@ -96,6 +100,20 @@ class Journal:
         """Drop what is told of an ended operation."""
         self.kept = None
         self._write()
+
+    def is_held(self):
+        """Tell whether a living process has it open; nothing is created for that."""
+        try:
+            lock = os.open(self.path[:-5] + ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
 
     def _load(self, content):
         self.operation, self.kept = content["operation"], content["kept"]

@@ -63,6 +63,8 @@ LIST_DATABASES = "SELECT datname FROM pg_database WHERE datallowconn AND NOT dat
 
 PSQL = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
 PSQL_NO_CONNECTION = 2
+# The database that each server has, to ask it for the others.
+TEMPLATE = "template1"
 KILLED = 128 + signal.SIGKILL
 GRACE = 1
 # A database's own settings must neither end our session early nor hide rows from the counts.
@@ -78,6 +80,7 @@ SESSION_ENVIRONMENT = dict(
     PGCLIENTENCODING="UTF8",
     PGOPTIONS=" ".join("-c " + setting for setting in SESSION_SETTINGS),
 )
+END_OF_ROWS = b"\\.\n"
 END_OF_ANSWER = b"--echo-music-end-of-answer--\n"
 
 
@@ -135,12 +138,12 @@ class Database:
                 return command.output().decode("utf-8").splitlines()
 
     @contextlib.contextmanager
-    def session(self):
-        """Open a :class:`Session` that ends with the block, or with this process."""
+    def session(self, doing="hold the snapshot of"):
+        """Open a :class:`Session` that ends with the block, or with this process; ``doing`` is what fails then."""
         with self.explained("open a session in"):
             command = self.run(PSQL, SESSION_ENVIRONMENT, stdin=True)
         with command:
-            yield Session(self, command)
+            yield Session(self, command, doing)
 
     def run(self, argv, env=None, stdin=False):
         """Start a client program in the database's container; return its ``Command``."""
@@ -201,7 +204,7 @@ class Database:
             return DatabaseError("%s: %s" % (failed, said), "It was killed; for want of memory? 'dmesg' tells.")
         if error.details.get("exit_code") == PSQL_NO_CONNECTION:
             names = self._database_names()
-            if names and self.name not in names:
+            if names and self.name not in names and self.name != TEMPLATE:
                 return DatabaseError(
                     "There is no database %s in the container %s." % (self.name, self.container),
                     "Databases there: %s." % ", ".join(names),
@@ -223,7 +226,7 @@ class Database:
     def _database_names(self):
         """Return the databases that exist, none where the server lets us in nowhere."""
         try:
-            with self.run(PSQL + ["-c", LIST_DATABASES], dict(SESSION_ENVIRONMENT, PGDATABASE="template1")) as command:
+            with self.run(PSQL + ["-c", LIST_DATABASES], dict(SESSION_ENVIRONMENT, PGDATABASE=TEMPLATE)) as command:
                 return command.output().decode("utf-8").splitlines()
         except EngineError:
             return []
@@ -244,8 +247,9 @@ class Database:
 class Session:
     """A psql that waits for statements, for what must happen in one transaction."""
 
-    def __init__(self, database, command):
+    def __init__(self, database, command, doing):
         self._database = database
+        self._doing = doing
         self._command = command
         self._chunks = command.chunks()
         self._received = b""
@@ -261,9 +265,18 @@ class Session:
         with self._database.explained("ask"):
             self._command.write(text.encode("utf-8"))
 
+    def copy(self, statement, blocks):
+        """Have a ``COPY … FROM STDIN`` take blocks of rows as ``COPY … TO STDOUT`` writes them."""
+        with self._database.explained(self._doing):
+            self._command.write(statement.encode("utf-8") + b"\n")
+            for block in blocks:
+                self._command.write(block)
+            self._command.write(END_OF_ROWS)
+        self.ask()
+
     def receive(self):
         """Return the one-line answers of what was sent last."""
-        with self._database.explained("hold the snapshot of"):
+        with self._database.explained(self._doing):
             while END_OF_ANSWER not in self._received:
                 chunk = next(self._chunks, None)
                 if chunk is None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 
 from ansible.module_utils.basic import missing_required_lib
@@ -13,6 +14,8 @@ from ansible.module_utils.basic import missing_required_lib
 from ansible_collections.echo_music.ops.plugins.module_utils import stack as echo_stack
 from ansible_collections.echo_music.ops.plugins.module_utils.backup_set import list_sets
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
+from ansible_collections.echo_music.ops.plugins.module_utils.outcomes import read_outcomes
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import nearest
 
 try:
     import jmespath
@@ -36,12 +39,18 @@ def report(engine, gather, root, query=None, contents_of=None, contents_depth=1,
         )
     )
     if "backup_sets" in gather:
-        result["backup_sets"] = list_sets(root)
+        result.update(backup_sets=list_sets(root), backup_space=_space(root), runs=read_outcomes(root))
     if contents_of:
         result["contents"] = echo_stack.contents(echo_stack.volume_of(found, contents_of), contents_depth)
     if expression:
         result["result"] = expression.search(result)
     return result
+
+
+def _space(root):
+    """Return ``{"free", "total"}`` of the file system that the root is, or would be, on."""
+    status = os.statvfs(nearest(root))
+    return dict(free=status.f_bavail * status.f_frsize, total=status.f_blocks * status.f_frsize)
 
 
 def compiled(query):

@@ -22,16 +22,37 @@ import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils import stack as echo_stack
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
-from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError, SpaceError, StackError
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError, SetError, SpaceError, StackError
 from ansible_collections.echo_music.ops.plugins.module_utils.journal import FOLDER, Journal, JournalError, read
+from ansible_collections.echo_music.ops.plugins.module_utils.live_database import (
+    ABOUT,
+    BROKEN,
+    DAMAGED,
+    MISSING,
+    STOPPED,
+    ServerBroken,
+    await_server,
+    look_at_database,
+)
+from ansible_collections.echo_music.ops.plugins.module_utils.restore_layout import moved_folders, moves, place
+from ansible_collections.echo_music.ops.plugins.module_utils.migration import is_held_back
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_parts import RESERVE, make_part
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_source import resolve
-from ansible_collections.echo_music.ops.plugins.module_utils.set_files import free_bytes, human, timestamp
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import free_bytes, human, nearest, timestamp
+from ansible_collections.echo_music.ops.plugins.module_utils.set_lock import holder, read_lock
+from ansible_collections.echo_music.ops.plugins.module_utils.set_use import reading
+from ansible_collections.echo_music.ops.plugins.module_utils.side_rows import choose, only
 
 KEEP_PREVIOUS = 24 * 60 * 60
 HEALTH_TIMEOUT = 360
 HEALTH_POLL = 0.2
 RUNNING = ("running", "restarting")
+PROBLEMS = {
+    MISSING: "The live database is gone, and is made anew. %s",
+    DAMAGED: "The live database is damaged. %s",
+    STOPPED: "The database server is started for the restore. %s",
+    BROKEN: "The database server can't run: all of its data is put aside, and a new one takes its place. %s",
+}
 # Where a restore rests until the next call; one that is found anywhere else broke off.
 REST = "rest"
 
@@ -42,38 +63,46 @@ def ensure_restored(
     source=None,
     root=None,
     components=None,
+    tables=None,
     keep_previous=KEEP_PREVIOUS,
     health_timeout=HEALTH_TIMEOUT,
+    start=False,
     check=False,
     folder=FOLDER,
     **where
 ):
     """Bring a stack to the state; return the result of the module ``echo_restore``.
 
-    ``where`` goes to ``discover``. What an earlier run left half done is ended first.
+    ``tables`` are those whose rows alone are restored, with all else of the database left as it
+    is. ``where`` goes to ``discover``. What an earlier run left half done is ended first. With
+    ``start`` the whole stack runs once the new data is live, whatever ran before.
     """
+    if tables and not components:
+        components = ["database"]
     stack = echo_stack.discover(engine, **where)
     journal = Journal(stack["project"] or "echo", folder)
     if check:
-        return _predict(engine, stack, journal, state, source, root, components)
+        return _predict(engine, stack, journal, state, source, root, components, tables)
     with journal:
         restore = Restore(engine, journal, stack, health_timeout)
         reconciled = restore.reconcile()
         expired = restore.expire(keep_previous)
-        result = dict(_to_state(restore, state, source, root, components, keep_previous), reconciled=reconciled)
+        result = dict(_to_state(restore, state, source, root, components, tables, keep_previous, start), reconciled=reconciled)
         result["changed"] = result["changed"] or reconciled is not None or expired
         return result
 
 
-def _to_state(restore, state, source, root, components, keep_previous):
+def _to_state(restore, state, source, root, components, tables, keep_previous, start):
     if state == "reconciled":
         return _result(False, state, restore.journal.operation or restore.journal.kept)
     if state == "rolled_back":
         return restore.roll_back()
     operation = restore.journal.operation
     if operation is None:
+        require_no_backup(root, restore.stack)
         found = resolve(source, root, components)
-        restore.stage(plan(restore.engine, restore.stack, found), keep_previous)
+        with reading(found["path"]), restore.server(found) as broken:
+            restore.stage(plan(restore.engine, restore.stack, found, tables, broken), keep_previous, start)
     elif source is not None and resolve(source, root, components)["path"] != operation["facts"]["source"]["path"]:
         raise JournalError(
             "A restore of %s rests here, %s." % (operation["facts"]["source"]["id"], restore.resting()),
@@ -82,24 +111,40 @@ def _to_state(restore, state, source, root, components, keep_previous):
     return restore.advance(state, changed=operation is None)
 
 
-def _predict(engine, stack, journal, state, source, root, components):
+def _predict(engine, stack, journal, state, source, root, components, tables):
     content = read(journal.path)
     operation, kept = content["operation"], content["kept"]
     broken = operation if operation and operation["steps"][-1]["step"] != REST else None
-    told = dict(reconciled=_broken(broken) if broken else None)
+    told = dict(reconciled=broken_off(operation))
     if state == "reconciled":
         return dict(_result(bool(broken), state, operation or kept), **told)
     if state == "rolled_back" or (operation and not broken):
         _require_operation(operation or kept)
         return dict(_result(True, state, operation or kept), **told)
-    planned = plan(engine, stack, resolve(source, root, components))
+    if not broken:
+        require_no_backup(root, stack)
+    planned = plan(engine, stack, resolve(source, root, components), tables)
     return dict(_result(True, state, dict(id=None, facts=planned)), **told)
+
+
+def require_no_backup(root, stack):
+    """Raise ``SetError`` while a set of this stack is being made in the root."""
+    record = read_lock(root) if root and os.path.isdir(root) else None
+    held = holder(root, record)
+    # A record that can't be understood may be of any stack.
+    if held and record["stack"].get("project", stack["project"]) == stack["project"]:
+        raise SetError(
+            "The backup %s of this Echo is under way in %s; its last sign of life was at %s."
+            % (held["id"], root, held["last_sign_of_life"]),
+            "Wait for its end. If it is dead, this works %s." % held["free"],
+            under_way=held,
+        )
 
 
 # -- the plan -----------------------------------------------------------------------------------
 
 
-def plan(engine, stack, found):
+def plan(engine, stack, found, tables=None, broken=None):
     """Return what a restore of a resolved source would overwrite, and with what; change nothing.
 
     Raises ``EchoError`` for whatever would stop the restore, as far as that shows beforehand.
@@ -116,10 +161,18 @@ def plan(engine, stack, found):
         )
     live = echo_stack.describe(engine, stack)
     warnings = ["There is no file of %s in %s." % (name, found["path"]) for name in found["missing"]]
-    if live["database"].get("error"):
-        raise StackError("The live database can't be asked: %s" % live["database"]["error"], "Start it, then try again.")
+    if "database" in found["components"]:
+        live["database"] = look_at_database(engine, live["database"], found["database"], broken)
+        if live["database"]["problem"]:
+            warnings.append(PROBLEMS[live["database"]["state"]] % live["database"]["problem"])
+    if tables:
+        chosen = choose(tables, live["database"].get("tables"), found)
+        live["database"] = dict(live["database"], tables=only(live["database"]["tables"], chosen))
+        found = dict(found, tables=only(found["tables"], chosen), chosen=chosen)
+    placed = place(found["components"], live)
+    found = dict(found, moved=moved_folders(placed))
     parts, needs = [], []
-    for component, source in found["components"].items():
+    for component, source in placed.items():
         part = make_part(engine, None, part_facts(component, source, found, live))
         part.check_plan()
         parts.append(part.facts)
@@ -130,7 +183,7 @@ def plan(engine, stack, found):
         parts=parts,
         before=live["database"]["tables"] if "database" in found["components"] else None,
         expected=found["tables"],
-        live=_live(live, found["components"]),
+        live=_live(live, placed),
         warnings=warnings,
     )
 
@@ -139,19 +192,25 @@ def part_facts(component, source, found, live):
     """Return what a part must know, in JSON types, for the journal keeps it."""
     if component == "database":
         database, recorded = live["database"], found["database"]
-        like = dict((key, database[key]) for key in ("encoding", "collate", "ctype", "owner", "server_version_num"))
+        like = dict((key, database[key]) for key in ABOUT)
         like["extensions"] = (recorded or database)["extensions"]
-        place = dict(container=database["container"], name=database["name"], like=like, recorded=recorded)
-        place["folder"] = echo_stack.volume_of(live, "database")["source"]
+        where = dict(container=database["container"], name=database["name"], like=like, recorded=recorded)
+        if database["state"] == BROKEN:
+            volume = echo_stack.volume_of(live, "database")
+            where.update(broken=database["problem"], live=volume["source"], volume=volume["name"])
+            where.update(project=live["project"], destination=volume["destination"])
+        where.update(folder=echo_stack.volume_of(live, "database")["source"], chosen=found.get("chosen"), moved=found["moved"])
     else:
-        place = dict(live=echo_stack.volume_of(live, component)["source"])
-    return dict(source, component=component, tables=found["tables"], **place)
+        volume = echo_stack.volume_of(live, source["role"])
+        where = dict(live=volume["source"], volume=volume["name"], container=volume["container"], project=live["project"])
+    return dict(source, component=component, tables=found["tables"], **where)
 
 
 def require_space(needs):
     """Raise ``SpaceError`` unless ``[(path, bytes)]`` fit beside the live data, on every file system."""
     needed = {}
     for path, size in needs:
+        path = nearest(path)
         device = os.stat(path).st_dev
         unused_path, before = needed.get(device, (path, 0))
         needed[device] = (path, before + size)
@@ -174,6 +233,7 @@ def diff(planned):
                 bytes=part["bytes"],
                 time=planned["source"]["time"],
                 tables=planned["expected"] if part["component"] == "database" else None,
+                places=moves(part),
             ),
         )
         for part in planned["parts"]
@@ -181,14 +241,14 @@ def diff(planned):
     return dict(before=_text(planned["live"]), after=_text(comes))
 
 
-def _live(live, components):
+def _live(live, placed):
     """What the restore overwrites."""
     shown = {}
-    for component in components:
+    for component, source in placed.items():
         if component == "database":
             shown[component] = dict((key, live["database"][key]) for key in ("container", "name", "bytes", "tables"))
         else:
-            volume = echo_stack.volume_of(live, component)
+            volume = echo_stack.volume_of(live, source["role"])
             shown[component] = dict((key, volume[key]) for key in ("source", "bytes", "files"))
     return shown
 
@@ -211,8 +271,43 @@ class Restore:
 
     # -- forward --------------------------------------------------------------------------
 
-    def stage(self, planned, keep_previous):
+    @contextlib.contextmanager
+    def server(self, found):
+        """Have the database server run meanwhile, if the database is to be restored; yield why it can't, or None."""
+        server = self._server()
+        if "database" not in found["components"]:
+            yield None
+            return
+        if server in self._running():
+            yield self._why_it_ends(server)
+            return
+        if self.engine.container(server)["state"] == "paused":
+            raise StackError("The container %s is paused." % server, "'docker unpause %s' lets it go on." % server)
+        nothing = dict(source=None, parts=[], live={}, before=None, expected=None, warnings=[], keep_previous=0)
+        self.journal.begin("start", running=self._running(), started=[server], **nothing)
+        with self._undone_on_failure("start of the database server"):
+            self.journal.record("server")
+            self.engine.start(server)
+            broken = self._why_it_ends(server)
+        try:
+            yield broken
+        except BaseException:
+            # What is to be restored was refused, before anything of it was staged.
+            if self.journal.operation and self.journal.operation["kind"] == "start":
+                self._undo()
+            raise
+
+    def _why_it_ends(self, server):
+        """Wait for the server; return what it died of, None if it runs."""
+        try:
+            await_server(self.engine, server)
+            return None
+        except ServerBroken as error:
+            return str(error)
+
+    def stage(self, planned, keep_previous, start=False):
         """Put the new data together beside the live one, and check it."""
+        earlier = self.journal.operation["facts"] if self.journal.operation else {}
         self.journal.begin(
             "restore",
             source=planned["source"],
@@ -221,7 +316,9 @@ class Restore:
             before=planned["before"],
             expected=planned["expected"],
             warnings=planned["warnings"],
-            running=self._running(),
+            running=earlier.get("running", self._running()),
+            started=earlier.get("started", []),
+            start=start or self._never_ran(),
             keep_previous=keep_previous,
         )
         with self._undone_on_failure("staging"):
@@ -236,7 +333,8 @@ class Restore:
         operation = self.journal.operation
         if operation["steps"][-1]["step"] == REST:
             # What was stopped or started meanwhile is to stay so.
-            operation["facts"]["running"] = self._running()
+            started = operation["facts"].get("started", [])
+            operation["facts"]["running"] = [name for name in self._running() if name not in started]
         if state != "staged" and self.journal.last("activated") is None:
             with self._undone_on_failure("activation"):
                 self._activate()
@@ -257,14 +355,16 @@ class Restore:
         operation, kept = self.journal.operation, self.journal.kept
         facts = operation["facts"]
         self.journal.record("commit")
-        self._start(facts["running"])
+        self._start(self._wanted() + facts.get("started", []))
         for part in self._parts(kept) if kept else []:
             part.forget()
         if facts["keep_previous"] > 0:
+            self._settle(self._wanted())
             self.journal.end(dict(operation, facts=dict(facts, at=time.time())))
         else:
             for part in self._parts():
                 part.forget()
+            self._settle(self._wanted())
             self.journal.end()
 
     def expire(self, keep_previous):
@@ -272,27 +372,35 @@ class Restore:
         kept = self.journal.kept
         if not kept or time.time() < kept["facts"]["at"] + min(keep_previous, kept["facts"]["keep_previous"]):
             return False
-        for part in self._parts(kept):
+        parts = self._parts(kept)
+        if self._server() not in self._running() and any(part.component == "database" for part in parts):
+            # It can't be told to drop anything; a later run may find it running.
+            return False
+        for part in parts:
             part.forget()
         self.journal.forget()
         return True
 
     def _activate(self):
-        app = self._app_that_ran()
+        wanted, app, parts = self._wanted(), self._app(), self._parts()
         tables = self.journal.last("staged")["tables"]
         self.journal.record("stop")
         started = time.monotonic()
-        if app:
-            self.engine.stop(app)
-        for part in self._parts():
+        users = self._users()
+        self._stop(users)
+        for part in parts:
             self.journal.record("swap", component=part.component)
             part.swap()
         self.journal.record("start")
+        started_too = self.journal.operation["facts"].get("started", [])
+        self._start([name for name in self._in_order(wanted + started_too) if name != app])
+        if self._server() in users:
+            await_server(self.engine, self._server())
+        self._start(wanted)
         downtime = healthy_after = None
-        if app:
-            self.engine.start(app)
+        if app in wanted:
             downtime = time.monotonic() - started
-            self._await_health(app, self.journal.operation["facts"]["running"])
+            self._await_health(app, wanted)
             healthy_after = time.monotonic() - started
         after = None
         for part in self._parts():
@@ -305,21 +413,27 @@ class Restore:
         """Bring the old data back, of a restore that rests or of the last one that was committed."""
         operation = _require_operation(self.journal.operation or self.journal.kept)
         facts = dict(operation["facts"], running=self._running())
+        if any(part["component"] == "database" for part in facts["parts"]):
+            facts["started"] = [name for name in [self._server()] if name not in facts["running"]]
         if self.journal.operation is None:
             self.journal.begin("rollback", operation["id"], **facts)
         self.journal.operation["facts"] = facts
-        app = self._app_that_ran()
         self._undo()
-        if app:
-            self._await_health(app, facts["running"])
+        if self._app() in facts["running"]:
+            try:
+                self._await_health(self._app(), facts["running"])
+            except StackError as error:
+                error.what += " The old data is live again, which may not have been healthy either."
+                error.details["rolled_back"] = True
+                raise
         return _result(True, "rolled_back", operation)
 
     def reconcile(self):
         """End what a run left half done; return what it was, None for nothing."""
         operation = self.journal.operation
-        if operation is None or operation["steps"][-1]["step"] == REST:
+        told = broken_off(operation)
+        if told is None:
             return None
-        told = _broken(operation)
         if told["direction"] == "forward":
             self.commit()
         else:
@@ -329,18 +443,17 @@ class Restore:
     def _undo(self):
         operation = self.journal.operation
         self.journal.record("undo")
-        app = self._app()
-        running = operation["facts"]["running"]
-        self._start([name for name in running if name != app])
-        parts = self._parts()
+        facts, parts = operation["facts"], self._parts()
+        users = self._users()
+        self._start([name for name in self._in_order(facts["running"] + facts.get("started", [])) if name not in users])
         if any(part.is_swapped() for part in parts):
-            if app and self.engine.container(app)["state"] in RUNNING:
-                self.engine.stop(app)
+            self._stop(users)
             for part in parts:
                 part.swap_back()
-        self._start(running)
+        self._start(facts["running"])
         for part in parts:
             part.discard()
+        self._settle(facts["running"])
         kept = self.journal.kept
         self.journal.end(kept if kept and kept["id"] != operation["id"] else None)
 
@@ -373,14 +486,53 @@ class Restore:
         names = [container["name"] for container in self.stack["containers"].values()]
         return [name for name in names if self.engine.container(name)["state"] in RUNNING]
 
+    def _server(self):
+        return self.stack["containers"]["database"]["name"]
+
+    def _never_ran(self):
+        """Tell whether the app was only created, as by a restore to a new host that broke off.
+
+        One that a migration holds back until the old host has stopped was only created as well.
+        """
+        if not self._app() or self.engine.container(self._app())["state"] != "created":
+            return False
+        return not is_held_back(self.stack["project"] or "echo", os.path.dirname(self.journal.path))
+
     def _app(self):
         app = self.stack["containers"].get("app")
         return app["name"] if app else None
 
-    def _app_that_ran(self):
-        """Return the app's container if it ran when the operation began."""
-        app = self._app()
-        return app if app in self.journal.operation["facts"]["running"] else None
+    def _wanted(self):
+        """Return the containers that run once the new data is live: those that ran, or the whole stack."""
+        facts = self.journal.operation["facts"]
+        names = [container["name"] for container in self.stack["containers"].values()]
+        if not facts.get("start"):
+            # An app without its database is no use, even if it was found so.
+            names = facts["running"] + (facts.get("started", []) if self._app() in facts["running"] else [])
+        return self._in_order(names)
+
+    def _users(self):
+        """Return the containers that must not run while data is swapped: the app, and those whose own data it is."""
+        parts = self.journal.operation["facts"]["parts"]
+        own = [part.get("container") for part in parts if part["component"] == "cache" or part.get("broken")]
+        return [name for name in [self._app()] + own if name]
+
+    def _in_order(self, names):
+        """Return the stack's containers of these names in the order in which they need each other."""
+        roles = ("database", "redis", "app")
+        ordered = [self.stack["containers"][role]["name"] for role in roles if role in self.stack["containers"]]
+        return [name for name in ordered if name in names] + sorted(set(names) - set(ordered))
+
+    def _stop(self, names):
+        for name in names:
+            with contextlib.suppress(Gone):
+                if self.engine.container(name)["state"] in RUNNING:
+                    self.engine.stop(name)
+
+    def _settle(self, names):
+        """Have the containers run that are to, and those not that ran for the restore alone."""
+        self._start(names)
+        self._stop([name for name in self.journal.operation["facts"].get("started", []) if name not in names])
 
     def _start(self, names):
         for name in names:
@@ -414,8 +566,10 @@ class Restore:
 # -- what is told -------------------------------------------------------------------------------
 
 
-def _broken(operation):
-    """Tell where an operation broke off, and which way the next run ends it."""
+def broken_off(operation):
+    """Tell where an operation broke off, and which way the next run ends it; None if it rests, or there is none."""
+    if operation is None or operation["steps"][-1]["step"] == REST:
+        return None
     steps = [step["step"] for step in operation["steps"]]
     forward = operation["kind"] == "restore" and "activated" in steps and "undo" not in steps
     return dict(id=operation["id"], step=steps[-1], direction="forward" if forward else "back")
@@ -442,14 +596,16 @@ def _result(changed, state, operation, kept=None):
         id=operation["id"],
         source=facts["source"],
         components=[
-            dict((key, part[key]) for key in ("component", "kind", "file", "bytes")) for part in facts["parts"]
+            dict(((key, part[key]) for key in ("component", "kind", "file", "bytes")), places=moves(part))
+            for part in facts["parts"]
         ],
         tables=_tables(facts["before"], data.get("staged", {}).get("tables") or facts["expected"], done.get("tables")),
         live=facts["live"],
         downtime=done.get("downtime"),
         healthy_after=done.get("healthy_after"),
         previous_until=timestamp(kept["facts"]["at"] + kept["facts"]["keep_previous"]) if kept else None,
-        warnings=facts["warnings"],
+        # Two parts may have the same to say of the archive that both come out of.
+        warnings=list(dict.fromkeys(facts["warnings"] + sum((part.get("remarks", []) for part in facts["parts"]), []))),
         diff=diff(facts),
     )
     return result

@@ -25,11 +25,15 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_list import lis
 from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import read_manifest
 
 COMPONENTS = ("database", "uploads", "config", "data")
+# The app does without them, so they are restored only where they are asked for by name.
+ON_REQUEST = ("cache", "logs")
 LATEST_PROVEN = "latest_proven"
 ORIGIN_OURS, ORIGIN_SCRIPT, ORIGIN_FILE = "ours", "script", "file"
 
 # By preference: the first that is there is taken. The custom format loads in parallel.
 DUMPS = ("postgres_dump.backup", "postgres_dump.sql", "postgres_dump.sql.gz")
+# What the script of the unified era wrote, a file a day; by their names the newest is the last.
+DAILY_DUMP = re.compile(r"echo-db-backup-[0-9]{8}_[0-9]{6}\.sql\.gz\Z")
 ARCHIVE = re.compile(r"(?P<component>uploads|config|data)(-backup)?\.(tar\.gz|tgz|tar\.zst|tar)\Z")
 DUMP = re.compile(r".*\.(backup|dump|sql|sql\.gz)\Z")
 CUSTOM_MAGIC, GZIP_MAGIC, MAGIC_SIZE = b"PGDMP", b"\x1f\x8b", 5
@@ -48,7 +52,7 @@ def resolve(source, root, components=None):
     are the manifest's, None where there is none. ``missing`` names the components whose
     files are not there, as in a set that was copied in part.
     """
-    path = _path(source, root)
+    path = locate(source, root)
     if os.path.isdir(path):
         ours = os.path.lexists(os.path.join(path, MANIFEST))
         found = _ours(path) if ours else _script(path)
@@ -57,7 +61,7 @@ def resolve(source, root, components=None):
     return _chosen(found, source, components)
 
 
-def _path(source, root):
+def locate(source, root):
     """Return where the source lies, with no link left in the way."""
     if not isinstance(source, str) or not source or "\0" in source:
         raise SetError("%.80r names nothing to restore from." % (source,), READABLE)
@@ -93,7 +97,7 @@ def _ours(folder):
     components, missing = {}, []
     for artifact in manifest["artifacts"]:
         component = artifact["component"]
-        if component not in COMPONENTS:
+        if component not in COMPONENTS + ON_REQUEST:
             continue
         if component == "database" and artifact["file"] not in DUMPS:
             continue
@@ -126,7 +130,8 @@ def _script(folder):
     with explained("list", folder):
         names = os.listdir(folder)
     components = {}
-    for name in DUMPS:
+    daily = sorted(filter(DAILY_DUMP.match, names), reverse=True)
+    for name in list(DUMPS) + daily:
         if name in names:
             components["database"] = _part(os.path.join(folder, name), "database")
             break
@@ -174,9 +179,13 @@ def _chosen(found, source, wanted):
     if absent:
         raise SetError(
             "%s has no %s." % (source, ", ".join(absent)),
-            "It has: %s." % ", ".join(name for name in COMPONENTS if name in components),
+            "It has: %s." % ", ".join(name for name in COMPONENTS + ON_REQUEST if name in components),
         )
-    chosen = [name for name in COMPONENTS if name in components and (not wanted or name in wanted)]
+    chosen = [name for name in COMPONENTS + ON_REQUEST if name in components and name in (wanted or COMPONENTS)]
+    if not chosen:
+        raise SetError(
+            "%s has nothing but %s." % (source, ", ".join(sorted(components))), "Name them as components to restore them."
+        )
     found["components"] = dict((name, components[name]) for name in chosen)
     if "database" not in chosen:
         found.update(tables=None, database=None)

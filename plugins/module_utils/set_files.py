@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import hashlib
@@ -21,6 +22,10 @@ MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
 INFO = "backup_info.txt"
 PROOF = "proof.json"
+# What may appear in a published set, and is no part of it.
+PINNED = "pinned"
+ACCEPTED = "accepted"
+SIDECARS = (PROOF, PINNED, ACCEPTED)
 SNAPSHOT = ".snapshot.json"
 LATEST = "latest"
 LOCK = ".lock"
@@ -29,7 +34,7 @@ MUTEX = ".mutex"
 ID = re.compile(r"backup_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\Z")
 ID_TIME = "backup_%Y-%m-%d_%H-%M-%S"
 LEFTOVER = re.compile(r"\.(backup_.*\.partial|trash_.*)\Z")
-KNOWN = re.compile(r"\.?(backup_|failed_|trash_).*|latest|\.latest\.new|\.(lock|lock\.new|mutex)|lost\+found")
+KNOWN = re.compile(r"\.?(backup_|failed_|trash_|offsite_).*|latest|\.latest\.new|\.(lock|lock\.new|mutex)|lost\+found")
 BLOCK = 1024 * 1024
 DISCARD_TRIES = 5
 
@@ -153,14 +158,23 @@ def leftovers(root):
     return sorted(name for name in folders if LEFTOVER.match(name))
 
 
-def allocated(path):
-    """Return the bytes on disk that removing a folder would free."""
-    total = 0
-    for folder, unused_folders, files in os.walk(path):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
-    return total
+def allocated(*folders):
+    """Return the bytes on disk that removing folders would free: not those of files that have names elsewhere too."""
+    links = collections.Counter()
+    statuses = {}
+    for path in folders:
+        for folder, unused_folders, files in os.walk(path):
+            for name in files:
+                with contextlib.suppress(OSError):
+                    status = os.lstat(os.path.join(folder, name))
+                    statuses[(status.st_dev, status.st_ino)] = status
+                    links[(status.st_dev, status.st_ino)] += 1
+    return sum(status.st_blocks * 512 for key, status in statuses.items() if links[key] >= status.st_nlink)
+
+
+def marks(folder):
+    """Return what people said of a set: ``{"pinned", "accepted"}``."""
+    return dict((name, os.path.lexists(os.path.join(folder, name))) for name in (PINNED, ACCEPTED))
 
 
 def discard(root, name):
@@ -174,6 +188,8 @@ def discard(root, name):
         if trash != name:
             shutil.rmtree(os.path.join(root, trash), ignore_errors=True)
             os.rename(os.path.join(root, name), os.path.join(root, trash))
+            # Or a power cut could bring half of it back under its old name.
+            sync_folder(root)
         # A straggler that works inside the folder may add a file while it is being emptied.
         for unused in range(DISCARD_TRIES):
             shutil.rmtree(os.path.join(root, trash), ignore_errors=True)

@@ -10,14 +10,15 @@ import contextlib
 import os
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetError
+from ansible_collections.echo_music.ops.plugins.module_utils.proof import DRILL, is_proven, read_proofs
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     ID,
     INFO,
     LATEST,
     MANIFEST,
-    PROOF,
     allocated,
     explained,
+    marks,
     sync_folder,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import files_problem, read_manifest
@@ -47,6 +48,16 @@ def latest_manifest(root):
     return read_manifest(os.path.join(complete[-1]["path"], MANIFEST)) if complete else None
 
 
+def forerunners(root, project):
+    """Return the newest complete set of a project for each archive that may serve again: ``{file: path}``."""
+    found = {}
+    for item in _complete(root):
+        if item["project"] == project:
+            manifest = read_manifest(os.path.join(item["path"], MANIFEST))
+            found.update((a["file"], item["path"]) for a in manifest["artifacts"] if a.get("fingerprint"))
+    return found
+
+
 def point_latest(root):
     """Let ``latest`` name the newest complete set; one rename, so that it always names one."""
     complete = _complete(root)
@@ -73,7 +84,7 @@ def _listed(folder):
         manifest = read_manifest(os.path.join(folder, MANIFEST))
         problem = files_problem(folder, manifest)
     except SetError as error:
-        return dict(item, time=None, bytes=allocated(folder), components=[], problem=error.what)
+        return dict(item, time=None, bytes=allocated(folder), components=[], problem=error.what, **marks(folder))
     except OSError as error:
         return dict(item, time=None, bytes=0, components=[], problem="Its files can't be looked at: %s." % error)
     if manifest["id"] != item["id"]:
@@ -87,8 +98,27 @@ def _listed(folder):
         components=manifest["components"],
         layout=manifest["layout"],
         project=manifest["project"],
-        proven=os.path.isfile(os.path.join(folder, PROOF)),
+        parts=_parts(manifest["artifacts"]),
+        proven=is_proven(folder),
+        drill=_drill(folder),
+        **marks(folder)
     )
+
+
+def _parts(artifacts):
+    """Return the bytes that each part was made of, by its role; the database's files are of one and the same data."""
+    parts = {}
+    for artifact in artifacts:
+        parts[artifact["role"]] = max(parts.get(artifact["role"], 0), artifact["bytes_in"])
+    return parts
+
+
+def _drill(folder):
+    """Return ``{"time", "passed", "rto_seconds"}`` of a set's last restore drill, or None."""
+    for proof in read_proofs(folder):
+        if proof["level"] == DRILL:
+            return dict(time=proof["finished"], passed=proof["passed"], rto_seconds=proof["rto_seconds"])
+    return None
 
 
 def _listed_script(folder):
@@ -110,4 +140,6 @@ def _listed_script(folder):
         time="%sT%s" % (name[7:17], name[18:].replace("-", ":")),
         bytes=sum(sizes.values()),
         components=components + [c for c in ("uploads", "config") if c + ".tar.gz" in sizes],
+        proven=is_proven(folder),
+        **marks(folder)
     )

@@ -21,7 +21,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     ID,
     INFO,
     MANIFEST,
-    PROOF,
+    SIDECARS,
     human,
     read_small,
 )
@@ -29,7 +29,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
 FORMAT = "echo-backup/1"
 MANIFEST_LIMIT = 64 * 1024 * 1024
 LAYOUTS = ("classic", "unified")
-RESERVED = (MANIFEST, CHECKSUMS, INFO, PROOF)
+RESERVED = (MANIFEST, CHECKSUMS, INFO) + SIDECARS
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)\Z")
@@ -87,6 +87,9 @@ def check_artifact(artifact):
     for key in ("bytes_in", "bytes_out", "members"):
         _need(artifact[key] is None or artifact[key] >= 0, "%s: %s is negative." % (name, key))
     _need(SHA256.match(artifact["sha256"]), "%s: sha256 is not a SHA-256." % name)
+    for key, pattern in OPTIONAL_ARTIFACT_KEYS.items():
+        value = artifact.get(key)
+        _need(value is None or (isinstance(value, str) and pattern.match(value)), "%s: %s is wrong." % (name, key))
     return artifact
 
 
@@ -176,6 +179,9 @@ def describe_artifact(given, components):
     described = dict((key, artifact.get(key)) for key in ARTIFACT_KEYS)
     if isinstance(described["file"], str):
         described["component"] = components.get(described["file"], described["role"])
+    for key in OPTIONAL_ARTIFACT_KEYS:
+        if artifact.get(key) is not None:
+            described[key] = artifact[key]
     if given is not artifact:
         described["skipped"] = given.get("skipped") or []
         described["changed"] = given.get("changed_files") or []
@@ -236,6 +242,7 @@ ARTIFACT_KEYS = {
     "sha256": (str,),
     "seconds": (int, float),
 }
+OPTIONAL_ARTIFACT_KEYS = {"fingerprint": SHA256, "reused": ID}
 
 
 def _check(mapping, key, kinds, where):

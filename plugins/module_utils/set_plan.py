@@ -17,8 +17,16 @@ DEFAULT_COMPONENTS = {
     "classic": ("database", "uploads", "config", "deployment"),
     "unified": ("database", "data", "deployment"),
 }
-# The volume of PostgreSQL is never archived: its dump is the backup.
-VOLUME_OF = {"uploads": "uploads", "config": "config", "data": "data", "logs": "logs", "cache": "redis"}
+# The volume of PostgreSQL is archived only to keep a database that can't be dumped: its dump is the backup.
+RAW_DATABASE = "postgres-data"
+VOLUME_OF = {
+    "uploads": "uploads",
+    "config": "config",
+    "data": "data",
+    "logs": "logs",
+    "cache": "redis",
+    RAW_DATABASE: "database",
+}
 
 # Without history a dump and its SQL count as large as the database each, which indexes and
 # free space in it make an upper bound in practice, and a volume as incompressible.
@@ -30,13 +38,16 @@ MARGIN = 1.1
 OVERHEAD = 1024 * 1024
 
 
-def plan(stack, components=None, codec="gzip", history=None, deployment_bytes=None, free=0, reserve=0):
+def plan(
+    stack, components=None, codec="gzip", history=None, deployment_bytes=None, free=0, reserve=0, forerunners=None
+):
     """Return the parts of a set and whether they fit.
 
     ``stack`` is ``echo_info``'s; ``history`` the last complete set's manifest, whose ratios
     replace the cautious defaults; ``deployment_bytes`` the size of the Compose files, None
-    where they can't be read. Returns ``{"parts", "bytes_needed", "bytes_free", "fits",
-    "warnings"}``.
+    where they can't be read; ``forerunners`` the sets whose archives may serve again, by file,
+    which the numbers are without: the volume may yet change. Returns ``{"parts",
+    "bytes_needed", "bytes_free", "fits", "warnings"}``.
     """
     check_stack(stack)
     volumes = dict((volume["role"], volume) for volume in stack["volumes"])
@@ -65,7 +76,8 @@ def plan(stack, components=None, codec="gzip", history=None, deployment_bytes=No
             else:
                 parts.append(_deployment(deployment_bytes))
         else:
-            parts.append(_volume(component, volumes[VOLUME_OF[component]], codec, history))
+            part = _volume(component, volumes[VOLUME_OF[component]], codec, history)
+            parts.append(dict(part, forerunner=(forerunners or {}).get(part["file"])))
     if not parts:
         raise SetError("The set would have no part.", "Name one of the components %s." % ", ".join(available))
     unknown = [part["file"] for part in parts if part["estimated_bytes_out"] is None]

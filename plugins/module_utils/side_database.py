@@ -25,6 +25,7 @@ The swap relies on what ``RenameDatabase()`` and ``InitPostgres()`` of PostgreSQ
 locks the database against new sessions, then waits five seconds for those that are there.
 They are ended meanwhile. Who comes later waits for the lock, and finds the other database.
 So nothing but the renames changes, and which databases exist tells how far a restore got.
+Where there is no live database, an empty one of a third name says so, as the previous would.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ LIVE, STAGED, SWAPPED, ABSENT = "live", "staged", "swapped", "absent"
 LOADER = "echo_restore_loader"
 RIGHTS = "NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE INHERIT NOREPLICATION NOBYPASSRLS PASSWORD NULL"
 SUFFIXES = ("_echo_restore", "_echo_previous")
+NOTHING = "_echo_nothing"
 NAME_LIMIT = 63
+TABLES_LISTED = 40
 # Everybody may connect to it, nobody renames it, and the live database may be any other.
 MAINTENANCE = "template1"
 NOBODY = "65534:65534"
@@ -146,15 +149,28 @@ def compare(expected, found):
     ]
 
 
+def require_tables(tables, known, where):
+    """Raise ``DatabaseError`` for tables that are not among the known ones."""
+    unknown = sorted(set(tables) - set(known))
+    if unknown:
+        listed = sorted(known)[:TABLES_LISTED]
+        raise DatabaseError(
+            "%s has no table %s." % (where, ", ".join(unknown)),
+            "It has: %s." % (", ".join(listed + ["…"] * (len(known) > len(listed))) or "none"),
+        )
+
+
 class SideDatabase:
     """The database beside a live one, which need not exist; all of it is asked of PostgreSQL."""
 
     def __init__(self, database, operation=None):
         self.live = database.name
         self.side, self.previous = names(database.name, operation)
+        tag = NOTHING + ("_" + operation if operation else "")
+        self.nothing = _shortened(database.name, NAME_LIMIT - len(tag)) + tag
         self._live = database
-        self._server = _Superuser(database, MAINTENANCE)
-        self._side = _Superuser(database, self.side)
+        self._server = Superuser(database, MAINTENANCE)
+        self._side = Superuser(database, self.side)
 
     # -- what is there ------------------------------------------------------------------
 
@@ -165,11 +181,15 @@ class SideDatabase:
             return STAGED
         if self.live not in there:
             return ABSENT
-        return SWAPPED if self.previous in there else LIVE
+        return SWAPPED if self.previous in there or self.nothing in there else LIVE
 
     def describe(self):
         """Return what the side database is, with its rows counted, as ``Database.describe`` does."""
         return self._side.describe()
+
+    def query(self, *statements):
+        """Return the one-line answers of the side database, as ``Database.query`` does."""
+        return self._side.query(*statements)
 
     def count(self):
         """Return the rows of each table of the side database."""
@@ -184,7 +204,7 @@ class SideDatabase:
         """
         version = self._asked(SERVER)["version"]
         options = [
-            "%s %s" % (word, _literal(like[key]))
+            "%s %s" % (word, literal(like[key]))
             for word, key in (("ENCODING", "encoding"), ("LC_COLLATE", "collate"), ("LC_CTYPE", "ctype"))
         ]
         self._server.tell(
@@ -193,11 +213,11 @@ class SideDatabase:
             CREATE_LOADER,
             "ALTER ROLE %s %s;" % (LOADER, RIGHTS),
             "ALTER ROLE %s RESET ALL;" % LOADER,
-            "CREATE DATABASE %s OWNER %s TEMPLATE template0 %s;" % (_identifier(self.side), LOADER, " ".join(options)),
+            "CREATE DATABASE %s OWNER %s TEMPLATE template0 %s;" % (identifier(self.side), LOADER, " ".join(options)),
         )
         prepared = [] if version >= PUBLIC_IS_THE_DATABASE_OWNERS else ["ALTER SCHEMA public OWNER TO %s;" % LOADER]
         if like["extensions"]:
-            listed = ", ".join(_literal(extension["name"]) for extension in like["extensions"])
+            listed = ", ".join(literal(extension["name"]) for extension in like["extensions"])
             prepared.append(CREATE_EXTENSIONS % listed)
         self._side.tell("prepare", *prepared)
 
@@ -206,7 +226,7 @@ class SideDatabase:
 
         ``tables`` (``schema.table``), for ``custom`` only, loads these tables' rows: the other
         tables stay empty, and there are no indexes, constraints, triggers or positions of
-        sequences. Out of such a database rows are copied; it never becomes the live one.
+        sequences. Out of such a database rows are copied (``side_rows``); it never becomes the live one.
         """
         server = self._asked(SERVER)
         require_loadable(path, kind, server["version"])
@@ -216,12 +236,7 @@ class SideDatabase:
             self._load_sql(path, kind, server)
         elif tables:
             self._load_custom(path, server, jobs, ["--section=pre-data"])
-            unknown = sorted(set(tables) - set(self.count()))
-            if unknown:
-                raise DatabaseError(
-                    "The dump %s has no table %s." % (path, ", ".join(unknown)),
-                    "'pg_restore --list' shows those that it has.",
-                )
+            require_tables(tables, self.describe()["tables"], "The dump %s" % path)
             chosen = [_chosen(table) for table in tables]
             self._load_custom(path, server, jobs, ["--section=data"] + sum(chosen, []))
         else:
@@ -229,16 +244,16 @@ class SideDatabase:
 
     def finish(self, owner):
         """Make all that was loaded the owner's, and remove the loader."""
-        new = _identifier(owner)
+        new = identifier(owner)
         self._side.tell(
             "hand over",
             "ANALYZE;",
             "BEGIN;",
             "REASSIGN OWNED BY %s TO %s;" % (LOADER, new),
             "DROP OWNED BY %s;" % LOADER,
-            "ALTER DATABASE %s OWNER TO %s;" % (_identifier(self.side), new),
+            "ALTER DATABASE %s OWNER TO %s;" % (identifier(self.side), new),
             "COMMIT;",
-            DROP_LOADER % _literal(LOADER),
+            DROP_LOADER % literal(LOADER),
         )
 
     def _load_sql(self, path, kind, server):
@@ -355,28 +370,41 @@ class SideDatabase:
         """Give the side database the live name, and the live one that of the previous; nothing if that is done."""
         there = self._databases()
         if self.side not in there:
-            if self.previous in there:
+            if self.previous in there or self.nothing in there:
                 return
             raise DatabaseError(
                 "There is no database %s in the container %s to put in the place of %s."
                 % (self.side, self._live.container, self.live),
                 "Stage the restore anew.",
             )
-        live, side, previous = (_identifier(name) for name in (self.live, self.side, self.previous))
+        live, side, previous = (identifier(name) for name in (self.live, self.side, self.previous))
         statements = ["ALTER DATABASE %s RENAME TO %s;" % (side, live)]
         if self.live in there:
             statements.insert(0, "ALTER DATABASE %s RENAME TO %s;" % (live, previous))
-            statements.append(CARRY_OVER.format(new=_literal(self.live), old=_literal(self.previous)))
+            statements.append(CARRY_OVER.format(new=literal(self.live), old=literal(self.previous)))
             statements.append("ALTER DATABASE %s ALLOW_CONNECTIONS false;" % previous)
+        elif self.nothing not in there:
+            self._server.tell(
+                "note that there is no live database through",
+                "CREATE DATABASE %s TEMPLATE template0 ALLOW_CONNECTIONS false;" % identifier(self.nothing),
+            )
         statements.append("ALTER DATABASE %s ALLOW_CONNECTIONS true;" % live)
         self._rename(there.get(self.live), *statements)
 
     def swap_back(self):
         """Give the previous database the live name again, and the live one the side's; nothing if that is done."""
         there = self._databases()
+        if self.nothing in there:
+            if self.side not in there and self.live in there:
+                self._rename(
+                    there.get(self.live),
+                    "ALTER DATABASE %s RENAME TO %s;" % (identifier(self.live), identifier(self.side)),
+                )
+            self._server.tell("put back that there was no database through", self._dropping(self.nothing))
+            return
         if self.previous not in there:
             return
-        live, side, previous = (_identifier(name) for name in (self.live, self.side, self.previous))
+        live, side, previous = (identifier(name) for name in (self.live, self.side, self.previous))
         statements = [
             "ALTER DATABASE %s RENAME TO %s;" % (previous, live),
             "ALTER DATABASE %s ALLOW_CONNECTIONS true;" % live,
@@ -387,11 +415,18 @@ class SideDatabase:
 
     def drop_side(self):
         """Remove the side database and the loader, if they are there."""
-        self._server.tell("drop the side database through", self._dropping(self.side), DROP_LOADER % _literal(LOADER))
+        self._server.tell(
+            "drop the side database through",
+            self._dropping(self.side),
+            self._dropping(self.nothing),
+            DROP_LOADER % literal(LOADER),
+        )
 
     def drop_previous(self):
         """Remove the previous database, if it is there."""
-        self._server.tell("drop the previous database through", self._dropping(self.previous))
+        self._server.tell(
+            "drop the previous database through", self._dropping(self.previous), self._dropping(self.nothing)
+        )
 
     def _rename(self, live_oid, *statements):
         with ThreadPoolExecutor(max_workers=1) as threads:
@@ -415,18 +450,18 @@ class SideDatabase:
 
     @staticmethod
     def _dropping(name):
-        return "DROP DATABASE IF EXISTS %s WITH (FORCE);" % _identifier(name)
+        return "DROP DATABASE IF EXISTS %s WITH (FORCE);" % identifier(name)
 
 
-class _Superuser(Database):
+class Superuser(Database):
     """A database as the superuser enters it, who uses no name that somebody else defined."""
 
     def __init__(self, database, name):
-        super(_Superuser, self).__init__(database.engine, database.container, database.user, name)
+        super(Superuser, self).__init__(database.engine, database.container, database.user, name)
 
     def environment(self, more=None):
         """Return the libpq variables that name and open the database."""
-        env = super(_Superuser, self).environment(more)
+        env = super(Superuser, self).environment(more)
         env["PGOPTIONS"] = (env.get("PGOPTIONS", "") + " -c search_path=pg_catalog").strip()
         return env
 
@@ -482,9 +517,11 @@ def _shortened(name, limit):
     return name.encode("utf-8")[:limit].decode("utf-8", "ignore")
 
 
-def _identifier(name):
+def identifier(name):
+    """Return a name as SQL has it."""
     return '"%s"' % name.replace('"', '""')
 
 
-def _literal(text):
+def literal(text):
+    """Return a text as SQL has it, where ``standard_conforming_strings`` is on, as it is by default."""
     return "'%s'" % text.replace("'", "''")

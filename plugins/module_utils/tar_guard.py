@@ -34,6 +34,9 @@ NUMBER_DIGITS = 20
 # What the table of links may take, for that is all that grows with an archive.
 LINKS_MAX = 32 << 20
 LINK_COST = 256
+# What is told of that was left out or changed; the rest is a number.
+REMARKS_SHOWN = 5
+UNPLACED_MAX = 20
 
 GNU_MAGIC = b"ustar  \0"
 USTAR_MAGIC = b"ustar\0"
@@ -59,16 +62,33 @@ class TarGuard:
     names of our own, and more bytes than there is room for. Names are bytes: a line break
     or what is not UTF-8 is kept as it is.
 
-    ``strip`` is the folder that all members must lie in and that their names lose.
+    ``strip`` is the folder that all members must lie in and that their names lose. ``places``
+    maps the first part of a name to what stands for it; the root and all that has no place
+    is checked and left out. All the rules hold for the names that come of it.
+
+    With ``contain`` what is refused for its kind alone is made harmless instead: set-ID bits
+    and capabilities are taken away, devices and pipes left out, and links that lead out kept
+    as they are, for nothing is ever written through a link. :attr:`remarks` tells of it.
     """
 
-    def __init__(self, archive, strip="", bytes_free=None):
+    def __init__(self, archive, strip="", bytes_free=None, files_free=None, places=None, contain=False):
         self.members = 0
         self.files = 0
         self.bytes = 0
+        #: ``(uid, gid)`` of the root, None while it has not come.
+        self.owner = None
         self._archive = archive
         self._strip = os.fsencode(strip)
         self._bytes_free = bytes_free
+        self._files_free = files_free
+        self._places = places and dict((os.fsencode(name), os.fsencode(place)) for name, place in places.items())
+        self._contain = contain
+        self._said = []
+        self._unsaid = 0
+        self._unplaced = set()
+        self._left_out = False
+        self._spared = 0
+        self._made = 0
         self._carry = b""
         self._contents = 0
         self._map_goes_on = False
@@ -85,6 +105,16 @@ class TarGuard:
         """The name of the last member that was come to, printable."""
         return shown(self._member)
 
+    @property
+    def remarks(self):
+        """What was left out or changed, each in words."""
+        return self._said + ["%d more such members" % self._unsaid] * (self._unsaid > 0)
+
+    @property
+    def unplaced(self):
+        """The first parts of names that have no place, printable, as far as they are kept track of."""
+        return sorted(shown(name) for name in self._unplaced)
+
     def feed(self, piece):
         """Take a piece of any size, return what may be extracted of it and what was before it."""
         self.bytes += len(piece)
@@ -95,7 +125,10 @@ class TarGuard:
         while self._zeros < 2:
             if self._contents and not self._map_goes_on:
                 passing = min(self._contents, len(data) - at)
-                safe.append(view[at : at + passing])
+                if self._left_out:
+                    self._spared += passing
+                else:
+                    safe.append(view[at : at + passing])
                 self._contents -= passing
                 at += passing
             if len(data) - at < RECORD:
@@ -105,7 +138,7 @@ class TarGuard:
                 break
             at += taken
         self._carry = b"" if self._zeros == 2 else data[at:]
-        self._require_room(self.bytes)
+        self._require_room(self.bytes - self._spared)
         return b"".join(safe)
 
     def finish(self):
@@ -120,7 +153,8 @@ class TarGuard:
         """Deal with the record at ``at``; return how many bytes were used, 0 if more must come first."""
         header = data[at : at + RECORD]
         if self._map_goes_on:
-            safe.append(header)
+            if not self._left_out:
+                safe.append(header)
             self._map_goes_on = header[504] != 0
             return RECORD
         if header == ZEROS:
@@ -164,7 +198,7 @@ class TarGuard:
                 self._records.append(record)
             elif key.startswith(SPARSE_FAMILY):
                 self._sparse_records.append(record)
-            elif key == CAPABILITY:
+            elif key == CAPABILITY and not self._contain:
                 raise self._refused("the member after %s has file capabilities" % (self.member or "the start"))
 
     def _pax(self, content):
@@ -193,40 +227,74 @@ class TarGuard:
         # Before there were folders in tar, a slash marked them.
         if kind == FILE and self._member.endswith(b"/"):
             kind = FOLDER
-        if kind not in KINDS:
-            raise self._refused("%s is %s" % (self.member, SPECIAL.get(kind, "of the unknown kind %s" % shown(kind))))
+        self._left_out = False
         mode = self._number(header[100:108]) & 0o7777
+        if kind not in KINDS:
+            what = SPECIAL.get(kind, "of the unknown kind %s" % shown(kind))
+            if not self._contain or kind not in SPECIAL:
+                raise self._refused("%s is %s" % (self.member, what))
+            self._left_out = True
+            self._remark("%s is %s and was left out" % (self.member, what))
         if mode & SET_UID or (mode & SET_GID and kind != FOLDER):
-            raise self._refused("%s has the mode %04o, a set-ID bit" % (self.member, mode))
+            self._tolerate("%s has the mode %04o, a set-ID bit" % (self.member, mode), "which was taken away")
+            mode &= ~(SET_UID if kind == FOLDER else SET_UID | SET_GID)
         parts = self._inside(self._member)
-        name = b"/".join(parts)
-        if not parts and kind != FOLDER:
-            raise self._refused("%s stands for the root and is no folder" % self.member)
+        if parts is None:
+            self._left_out = True
+        elif not parts:
+            self._take_root(kind, header, records)
+        name = b"/".join(parts or [])
         if name in self._links:
             raise self._refused("%s comes twice, first as a symbolic link" % self.member)
         link = b""
         if kind in (HARD_LINK, SYMBOLIC_LINK):
             link = announced.get(b"linkpath") or _until_nul(header[157:257])
-            link = self._checked_link(parts, kind, link)
+            if not self._left_out:
+                link = self._checked_link(parts, kind, link)
         if kind in (FILE, OLD_SPARSE):
             if b"size" in announced:
                 size = self._number(announced[b"size"], base=10)
-            self.files += 1
+            self.files += not self._left_out
         else:
             # Whatever a folder or link claims, no contents follow.
             size = 0
         if kind == FILE:
             records += sparse_records
-        self._require_room(position + size)
         self._contents = _padded(size)
         if kind == OLD_SPARSE:
             if header[257:265] != GNU_MAGIC:
                 raise self._damaged("%s is sparse in a format that has no such files" % self.member)
             self._map_goes_on = header[482] != 0
+        if self._left_out:
+            return []
+        self._made += 1
+        self._require_room(position + size - self._spared)
         return _written(header, kind, name or b".", link, mode, size, b"".join(records))
 
+    def _take_root(self, kind, header, records):
+        if kind != FOLDER:
+            raise self._refused("%s stands for the root and is no folder" % self.member)
+        ids = dict((key, value) for record in records for key, value, unused in self._pax(record))
+        self.owner = tuple(
+            self._number(ids[key], base=10) if key in ids else self._number(field)
+            for key, field in ((b"uid", header[108:116]), (b"gid", header[116:124]))
+        )
+        self._left_out = bool(self._places)
+
+    def _tolerate(self, why, contained):
+        """Refuse a member, or tell how it was contained."""
+        if not self._contain:
+            raise self._refused(why)
+        self._remark("%s, %s" % (why, contained))
+
+    def _remark(self, why):
+        if len(self._said) < REMARKS_SHOWN:
+            self._said.append(why)
+        else:
+            self._unsaid += 1
+
     def _inside(self, path):
-        """Return the parts of a name below the root."""
+        """Return the parts of a name below the root, None for one that has no place."""
         if b"\0" in path or not path or len(path) >= PATH_MAX:
             raise self._refused("a member has no proper name: %.100s" % shown(path))
         parts = [part for part in path.split(b"/") if part not in (b"", b".")]
@@ -236,6 +304,12 @@ class TarGuard:
             if parts[:1] != [self._strip]:
                 raise self._refused("%s lies outside of %s" % (shown(path), shown(self._strip)))
             del parts[0]
+        if self._places and parts:
+            if parts[0] not in self._places:
+                if len(self._unplaced) < UNPLACED_MAX:
+                    self._unplaced.add(parts[0])
+                return None
+            parts[:1] = self._places[parts[0]].split(b"/")
         if parts and parts[0].startswith(os.fsencode(RESERVED)):
             raise self._refused("the name %s is one of those that restores use" % shown(path))
         if self._links:
@@ -248,7 +322,10 @@ class TarGuard:
         """Return where a link leads, as it is to be written."""
         target = link
         if kind == HARD_LINK:
-            link = b"/".join(self._inside(link))
+            inside = self._inside(link)
+            if inside is None:
+                raise self._refused("%s is a second name of %s, which has no place" % (self.member, shown(link)))
+            link = b"/".join(inside)
             # A second name of a symbolic link: its target now counts from another folder.
             target = self._links.get(link)
         if target is not None:
@@ -268,10 +345,12 @@ class TarGuard:
         while steps[up : up + 1] == [b".."]:
             up += 1
         # A .. behind a name is another matter once that name is a link itself.
-        if not target or b"\0" in target or target.startswith(b"/") or up >= len(parts) or b".." in steps[up:]:
+        if not target or b"\0" in target:
             raise self._refused("the link %s leads out, to %.200s" % (self.member, shown(target)))
         if len(target) >= PATH_MAX:
             raise self._refused("the link %s leads to a name of %d bytes" % (self.member, len(target)))
+        if target.startswith(b"/") or up >= len(parts) or b".." in steps[up:]:
+            self._tolerate("the link %s leads out, to %.200s" % (self.member, shown(target)), "and was kept as it is")
 
     # -- small change -----------------------------------------------------------------------
 
@@ -287,6 +366,13 @@ class TarGuard:
             raise self._damaged("a header holds %.40r where a number belongs" % field)
 
     def _require_room(self, size):
+        if self._files_free is not None and self._made > self._files_free:
+            raise SpaceError(
+                "%s unpacks to more than the %d files and folders that there is room for (reached at %s)."
+                % (self._archive, self._files_free, self.member),
+                "Make room, or find out whether this archive is what it claims to be.",
+                archive=self._archive,
+            )
         if self._bytes_free is not None and size > self._bytes_free:
             raise SpaceError(
                 "%s unpacks to more than the %d bytes that are free (reached at %s)."

@@ -19,6 +19,11 @@ description:
   - V(state=published) checks that every planned part is there, hashes all files, writes manifest and checksums,
     brings everything down to the disk, and renames the folder once.
   - V(state=abandoned) ends a set that can't be published.
+  - V(state=pinned) has M(echo_music.ops.echo_prune) keep a published set whatever its rules say, V(state=unpinned) ends
+    that. V(state=accepted) says that a set rightly holds less than the one before it, which ends the alarm about it.
+    The files C(pinned) and C(accepted) in the set's folder say so, and may be made and removed by hand.
+  - Opening a set ends a restore of the same Echo that broke off first, as M(echo_music.ops.echo_restore) does, and
+    is refused while one lives. A set therefore never holds a mixture of old and new data.
   - A container that was paused or stopped for the set runs again as the first thing when the set is published or
     abandoned; after a crash, the next run sees to it.
 options:
@@ -26,7 +31,7 @@ options:
     description:
       - What is to become of the set.
     type: str
-    choices: [open, published, abandoned]
+    choices: [open, published, abandoned, pinned, unpinned, accepted]
     default: open
   root:
     description:
@@ -45,9 +50,11 @@ options:
       - Without it, V(database), V(uploads), V(config) and V(deployment) in the classic layout, V(database), V(data)
         and V(deployment) in the unified one.
       - V(cache) is the volume of Redis, V(deployment) the Compose files and the environment file.
+      - V(postgres-data) is the volume of PostgreSQL as it lies, to keep a database that can't be dumped any more. It is
+        no backup of a server that runs.
     type: list
     elements: str
-    choices: [database, uploads, config, data, deployment, cache, logs]
+    choices: [database, uploads, config, data, deployment, cache, logs, postgres-data]
   codec:
     description:
       - How the volumes will be compressed. Decides the names of the planned files.
@@ -65,7 +72,7 @@ options:
   id:
     description:
       - The set, as O(state=open) returned it in RV(set.id).
-      - Required for O(state=published) and O(state=abandoned).
+      - Required for all but O(state=open).
     type: str
   artifacts:
     description:
@@ -118,6 +125,7 @@ seealso:
   - module: echo_music.ops.echo_info
   - module: echo_music.ops.echo_pg_dump
   - module: echo_music.ops.echo_volume_backup
+  - module: echo_music.ops.echo_restore
 """
 
 EXAMPLES = r"""
@@ -154,6 +162,11 @@ EXAMPLES = r"""
         keep: true
       when: opened.set is defined
 
+- name: Keep the set from before the move for good
+  echo_music.ops.echo_backup_set:
+    state: pinned
+    id: backup_2026-11-24_03-00-00
+
 # ansible-playbook --check: what would be written, and does it fit?
 - name: Plan a complete set without touching anything
   echo_music.ops.echo_backup_set:
@@ -179,7 +192,7 @@ set:
     path:
       description:
         - Where it lies, which is the staging folder for O(state=open) and the published one for O(state=published).
-        - For O(state=abandoned) the folder that is kept as evidence, else V(null).
+        - For O(state=abandoned) the folder that is kept as evidence, else V(null). For the marks the published one.
       type: str
       returned: success
     root:
@@ -190,7 +203,8 @@ set:
       description:
         - What is to be written into the staging folder, one entry per file.
         - C(kind) is V(database), V(volume), or V(deployment), which is written already.
-        - A volume is named by C(volume), or is the folder C(source) where C(volume) is V(null).
+        - A volume is named by C(volume), or is the folder C(source) where C(volume) is V(null). C(forerunner) is the
+          newest set whose archive may serve again, for M(echo_music.ops.echo_volume_backup).
       type: list
       elements: dict
       returned: when O(state=open)
@@ -202,6 +216,18 @@ set:
       description: Bytes written.
       type: int
       returned: when O(state=published)
+    bytes_written:
+      description: Bytes written, but for archives of earlier sets that were used again.
+      type: int
+      returned: when O(state=published)
+    pinned:
+      description: Whether M(echo_music.ops.echo_prune) keeps it whatever its rules say.
+      type: bool
+      returned: when O(state=pinned), O(state=unpinned) or O(state=accepted)
+    accepted:
+      description: Whether it rightly holds less than the one before it.
+      type: bool
+      returned: when O(state=pinned), O(state=unpinned) or O(state=accepted)
     seconds:
       description: How long the set took from opening to publishing.
       type: int
@@ -271,6 +297,16 @@ resumed:
   returned: success
   type: str
   sample: echo-app
+reconciled:
+  description:
+    - The restore that an earlier run left half done, the step at which it broke off, and the C(direction) in which it
+      was ended before the set was opened. V(null) for none. In check mode, what would be ended.
+  returned: success
+  type: dict
+  sample:
+    id: 0b7e11d4
+    step: swap
+    direction: back
 predicted:
   description: Whether this is check mode's prediction, and so no set was opened.
   returned: when O(state=open)
@@ -300,19 +336,20 @@ remedy:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.echo_music.ops.plugins.module_utils.backup_set import ensure_set
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import ENGINE_ARGUMENTS, Engine
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
+from ansible_collections.echo_music.ops.plugins.module_utils.set_exclusion import ensure_set_alone
 from ansible_collections.echo_music.ops.plugins.module_utils.set_guard import start as start_guard
 
+STATES = ["open", "published", "abandoned", "pinned", "unpinned", "accepted"]
 ARGUMENTS = dict(
-    state=dict(type="str", choices=["open", "published", "abandoned"], default="open"),
+    state=dict(type="str", choices=STATES, default="open"),
     root=dict(type="path", default="/var/backups/echo"),
     stack=dict(type="dict"),
     components=dict(
         type="list",
         elements="str",
-        choices=["database", "uploads", "config", "data", "deployment", "cache", "logs"],
+        choices=["database", "uploads", "config", "data", "deployment", "cache", "logs", "postgres-data"],
     ),
     codec=dict(type="str", choices=["gzip", "zstd", "none"], default="gzip"),
     quiesce=dict(type="str", choices=["none", "pause", "stop"], default="none"),
@@ -330,12 +367,12 @@ ARGUMENTS = dict(
 def main():
     module = AnsibleModule(
         argument_spec=ARGUMENTS,
-        required_if=[("state", "open", ["stack"]), ("state", "published", ["id"]), ("state", "abandoned", ["id"])],
+        required_if=[("state", "open", ["stack"])] + [("state", state, ["id"]) for state in STATES[1:]],
         supports_check_mode=True,
     )
     try:
         engine = Engine(module.params.pop("docker_host"))
-        result = ensure_set(engine, check=module.check_mode, guard=start_guard, **module.params)
+        result = ensure_set_alone(engine, check=module.check_mode, guard=start_guard, **module.params)
     except EchoError as error:
         module.fail_json(**error.as_result())
     for warning in result.pop("warnings"):

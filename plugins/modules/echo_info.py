@@ -193,7 +193,26 @@ backup_sets:
       components: [config, database, deployment, uploads]
       id: backup_2026-11-24_03-00-00
       path: /var/backups/echo/backup_2026-11-24_03-00-00
+      pinned: false
+      accepted: false
+      drill: {"passed": true, "rto_seconds": 14.2, "time": "2026-11-24T04:12:09Z"}
+      parts: {"config": 212, "database": 9323311, "deployment": 2419, "uploads": 52428800}
+      proven: true
       time: "2026-11-24T03:00:00Z"
+backup_space:
+  description: Bytes of the file system that O(root) is on.
+  returned: when O(gather) has V(backup_sets)
+  type: dict
+  sample: {"free": 78920024064, "total": 270553174016}
+runs:
+  description: How the operations on O(root) ended, counted over all their runs, as M(echo_music.ops.echo_metrics) records it.
+  returned: when O(gather) has V(backup_sets)
+  type: dict
+  sample:
+    backup:
+      finished: {"success": 1795489201.7}
+      last: {"alarms": 0, "outcome": "success", "seconds": 3.1}
+      runs: {"failure": 0, "success": 41}
 contents:
   description: The files of the volume that O(contents_of) names.
   returned: when O(contents_of) is given

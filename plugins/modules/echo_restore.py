@@ -19,16 +19,26 @@ description:
   - Only then the app stops, names are swapped, and the app starts on the new data. When it isn't healthy in time, or
     tables are missing, the old data is swapped back by itself.
   - After the commit, the old data stays for O(keep_previous) seconds, and O(state=rolled_back) brings it back.
+  - The live data may be damaged, or gone. A database that is missing or can't be read is replaced by one like the
+    backup's, a database container that is stopped is started, and a volume that is missing is created.
+  - While a backup of the same Echo is under way in O(root), nothing is restored.
+  - A backup of the classic layout (volumes for uploads and configuration) restores onto the unified one (one volume for
+    all), and the other way round. Music, covers and C(secrets.env) find their places, and what the other layout has
+    besides (C(setup.json), C(metadata), C(logs)) stays as it is.
+  - What the app's user owned where the backup was made is owned by the user of the live data, if that is another.
+  - A set of ours comes back whatever was in its volumes. Set-ID bits are taken away, devices and pipes left out, and
+    warnings tell of both, and of links that lead out. In other archives all these are refused.
   - Every step is in a durable journal in C(/var/lib/echo_music.ops) before it is taken. Whatever the state asked for, a
     restore that an earlier run left half done is ended first, back if its activation wasn't complete, else forward.
 options:
   source:
     description:
       - The id of a set in O(root), V(latest), V(latest_proven), or an absolute path.
-      - V(latest_proven) is the newest set with a C(proof.json), which no module of this release writes yet.
+      - V(latest_proven) is the newest set of which a drill of M(echo_music.ops.echo_verify) passed, and nothing failed
+        since.
       - A path names a set of ours, a set of the 2024 script, a folder with some of their files, or one file, which is
         a dump (C(*.backup), C(*.dump), C(*.sql), C(*.sql.gz)) or an archive (C(uploads.tar.gz), C(config.tar.gz),
-        C(data.tar.gz), C(data-backup.tar.gz)).
+        C(data.tar.gz), C(data-backup.tar.gz)). Of several C(echo-db-backup-*.sql.gz) in a folder the newest counts.
       - Not needed to go on with a restore that rests staged or activated.
     type: str
   root:
@@ -38,10 +48,24 @@ options:
     default: /var/backups/echo
   components:
     description:
-      - What is restored; without it, all that the source has.
+      - What is restored; without it, all that the source has of V(database), V(uploads), V(config) and V(data).
+      - V(cache) is Redis's volume, which stops together with the app.
     type: list
     elements: str
-    choices: [database, uploads, config, data]
+    choices: [database, uploads, config, data, cache, logs]
+  tables:
+    description:
+      - Tables whose rows alone are restored, C(playlists) or C(schema.playlists); all else in the database stays as it
+        is, whatever happened to it since the backup.
+      - In one transaction the live rows go, those of the backup come, and every foreign key from or to these tables is
+        checked. It is tried before the app stops. A row that would refer to one that isn't there refuses the restore,
+        and the message names the tables to restore with it.
+      - Columns that the live table has and the backup lacks get their defaults.
+      - O(state=rolled_back) brings the rows back that were live, and nothing else. What was written since and refers to
+        restored rows alone goes, as its foreign key says.
+      - Without O(components) this restores nothing but the database.
+    type: list
+    elements: str
   state:
     description:
       - V(staged) puts the new data together beside the live one, checks it, and leaves it there.
@@ -59,6 +83,13 @@ options:
       - With O(state=reconciled) a smaller number ends the time of what is kept, V(0) at once.
     type: int
     default: 86400
+  start:
+    description:
+      - Run the whole stack once the new data is live, whatever ran before. Otherwise exactly the containers that ran
+        before run again.
+      - For a stack that was only just created, and has never run.
+    type: bool
+    default: false
   health_timeout:
     description:
       - Seconds that the app may take to become healthy.
@@ -96,12 +127,23 @@ EXAMPLES = r"""
   echo_music.ops.echo_restore:
     source: /opt/echo/backups/echo-db-backup-20250301_030000.sql.gz
 
+- name: Bring back playlists that somebody deleted, and nothing else
+  echo_music.ops.echo_restore:
+    source: latest
+    tables: [playlists, playlist_tracks]
+
 # ansible-playbook --check --diff: what would be overwritten, and with what?
 - name: Look before
   echo_music.ops.echo_restore:
     source: latest
   check_mode: true
   diff: true
+
+# After docker compose create, with the Compose files of echo_compose_files
+- name: Restore into a stack that has never run, and start it
+  echo_music.ops.echo_restore:
+    source: latest
+    start: true
 
 - name: Bring back what the last restore replaced
   echo_music.ops.echo_restore:
@@ -131,7 +173,9 @@ source:
     path: /var/backups/echo/backup_2026-11-24_03-00-00
     time: "2026-11-24T03:00:01.201156Z"
 components:
-  description: What was restored from which file.
+  description:
+    - What was restored from which file, in C(places) what came C(from) where and went C(to) where, if the layout of
+      the backup is not that of the stack.
   returned: success
   type: list
   elements: dict
@@ -140,6 +184,7 @@ components:
       kind: custom
       file: /var/backups/echo/backup_2026-11-24_03-00-00/postgres_dump.backup
       bytes: 162355
+      places: []
 tables:
   description:
     - Rows of each table, live C(before), in the C(backup), and live C(after). V(null) where the side has no such
@@ -148,7 +193,7 @@ tables:
   type: dict
   sample: {"public.users": {"before": 0, "backup": 5, "after": 5}}
 live:
-  description: What is overwritten, by component.
+  description: What is overwritten, by component. V(null) is what can't be told of a database or volume that is gone.
   returned: in check mode, and when data was restored
   type: dict
   sample:
@@ -186,6 +231,16 @@ rolled_back:
   returned: when staging or activation failed
   type: bool
   sample: true
+under_way:
+  description: The backup that is under way, and when the restore works if that is dead.
+  returned: when a backup was the reason of the failure
+  type: dict
+  sample:
+    id: backup_2026-11-24_18-39-40
+    owner: null
+    since: "2026-11-24T18:39:40Z"
+    last_sign_of_life: "2026-11-24T18:39:40Z"
+    free: after 2026-11-24T18:54:40Z, unless it shows a sign of life
 error:
   description: The kind of failure.
   returned: failure
@@ -208,13 +263,15 @@ from ansible_collections.echo_music.ops.plugins.module_utils.stack import STACK_
 ARGUMENTS = dict(
     source=dict(type="str"),
     root=dict(type="path", default="/var/backups/echo"),
-    components=dict(type="list", elements="str", choices=["database", "uploads", "config", "data"]),
+    components=dict(type="list", elements="str", choices=["database", "uploads", "config", "data", "cache", "logs"]),
+    tables=dict(type="list", elements="str"),
     state=dict(
         type="str",
         choices=["staged", "activated", "committed", "rolled_back", "reconciled"],
         default="committed",
     ),
     keep_previous=dict(type="int", default=86400),
+    start=dict(type="bool", default=False),
     health_timeout=dict(type="int", default=360),
     **ENGINE_ARGUMENTS,
     **STACK_ARGUMENTS,

@@ -77,6 +77,23 @@ options:
       - How many times to make the archive anew when files change while they are read.
     type: int
     default: 2
+  forerunner:
+    description:
+      - An earlier set, the folder that has its C(manifest.json). If no file of the volume changed since that set's
+        archive of the same name was made, it becomes O(dest) by a hard link, and nothing is read or written.
+      - A volume is known again by a fingerprint of the metadata of all its files and folders, inodes and times of
+        change among them, with the codec and O(exclude). It is recorded in RV(artifact.fingerprint).
+      - The archive is written as ever where the volume is not on a file system of this machine, where something is
+        mounted in it, where no link can be made, where the earlier archive is not the file that its manifest tells
+        of, and where the set's last verification failed.
+      - Sets that share an archive can be deleted one by one. They have one copy of it on the disk, though.
+    type: path
+  rehash:
+    description:
+      - Read the archive of O(forerunner) and compare its SHA-256 with the manifest before it is used again. A damaged
+        one is told in a warning, and a new one is written.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - echo_music.ops.engine
   - ansible.builtin.action_common_attributes
@@ -125,6 +142,13 @@ EXAMPLES = r"""
     dest: /var/backups/echo/.backup_2026-11-24_03-00-00.partial/
     codec: zstd
     after_snapshot: /var/backups/echo/.backup_2026-11-24_03-00-00.partial/.snapshot.json
+
+- name: Archive the covers, or use the last set's archive again if none changed
+  echo_music.ops.echo_volume_backup:
+    volume: echo-uploads
+    component: uploads
+    dest: /var/backups/echo/.backup_2026-11-25_03-00-00.partial/
+    forerunner: /var/backups/echo/latest
 """
 
 RETURN = r"""
@@ -175,6 +199,14 @@ artifact:
     seconds:
       description: How long it took.
       type: float
+    fingerprint:
+      description:
+        - What the volume's files are known by, V(null) where that can't be told, or where something changed within
+          the last two seconds before the archive was begun or while it was made.
+      type: str
+    reused:
+      description: The set whose archive was used again, V(null) if this one was written.
+      type: str
   sample:
     role: uploads
     file: uploads.tar.gz
@@ -185,6 +217,18 @@ artifact:
     codec: gzip
     sha256: cc1c2c0bd107a2275c2a0166b800504e7474c9ae6825e20ef0b8e1ef6e37fa3c
     seconds: 2.122
+    fingerprint: f02bade1ef8b63a18b23276114e94ad90f4052ddab4fed42bceb24f4b22b1b02
+    reused: null
+reused:
+  description: Whether the archive of O(forerunner) was used again, or would be in check mode.
+  returned: success
+  type: bool
+  sample: true
+bytes_written:
+  description: What was written to the disk, V(0) for an archive that was used again.
+  returned: when the archive was written
+  type: int
+  sample: 0
 skipped:
   description: Sockets, named pipes and devices, which are not archived.
   returned: success
@@ -230,20 +274,25 @@ from ansible_collections.echo_music.ops.plugins.module_utils.engine import ENGIN
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
 
 
+ARGUMENTS = dict(
+    volume=dict(type="str"),
+    path=dict(type="path"),
+    dest=dict(type="path", required=True),
+    component=dict(type="str"),
+    codec=dict(type="str", choices=list(SUFFIXES), default="gzip"),
+    exclude=dict(type="list", elements="str", default=[]),
+    after_snapshot=dict(type="path"),
+    snapshot_timeout=dict(type="int", default=120),
+    retries=dict(type="int", default=2),
+    forerunner=dict(type="path"),
+    rehash=dict(type="bool", default=False),
+    **ENGINE_ARGUMENTS,
+)
+
+
 def main():
     module = AnsibleModule(
-        argument_spec=dict(
-            volume=dict(type="str"),
-            path=dict(type="path"),
-            dest=dict(type="path", required=True),
-            component=dict(type="str"),
-            codec=dict(type="str", choices=list(SUFFIXES), default="gzip"),
-            exclude=dict(type="list", elements="str", default=[]),
-            after_snapshot=dict(type="path"),
-            snapshot_timeout=dict(type="int", default=120),
-            retries=dict(type="int", default=2),
-            **ENGINE_ARGUMENTS,
-        ),
+        argument_spec=ARGUMENTS,
         required_one_of=[("volume", "path")],
         mutually_exclusive=[("volume", "path")],
         supports_check_mode=True,
@@ -252,6 +301,8 @@ def main():
         result = back_up(Engine(module.params.pop("docker_host")), check_mode=module.check_mode, **module.params)
     except EchoError as error:
         module.fail_json(**error.as_result())
+    for warning in result.pop("warnings"):
+        module.warn(warning)
     module.exit_json(**result)
 
 

@@ -1,18 +1,20 @@
 # Copyright: Contributors to the echo_music.ops collection
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""SIGKILL a restore before and after every step of its journal, and PostgreSQL at every step; then all is old or new.
+"""SIGKILL a restore before and after every step of its journal, or PostgreSQL at every step; then all is old or new.
 
     python tests/faults/restore_walk.py --project restoretest --source /var/backups/echo/backup_2026-11-24_03-00-00
 
-A child process runs the restore as the module does and kills itself at the step, or the database's container, and goes
-on. The next run ends what broke off. What is live is then judged by psql and by hashes of the files. The stack is one
+Other blows are a restart of the Docker Engine, and a full disk: the file systems named by --fill, which are not to be
+those of the machine. A child process runs the restore as the module does and kills itself at the step, or lets another
+blow fall and goes on. The next run ends what broke off. What is live is then judged by psql and by hashes of the files. The stack is one
 of tests/playbooks/stack.yml in the classic layout; its data is changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import os
@@ -34,16 +36,18 @@ COUNTS = """SELECT n.nspname || '.' || c.relname, (xpath('/row/c/text()',
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname = 'public' ORDER BY 1"""
 DATABASES = "SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1') ORDER BY 1"
 HEALTH_TIMEOUT = 120
-BEFORE, AFTER, POSTGRES = "before the write", "after the write", "PostgreSQL"
+BEFORE, AFTER, POSTGRES, ENGINE, DISK = "before the write", "after the write", "PostgreSQL", "engine", "disk"
+KILLS = (BEFORE, AFTER)
 HIT = 77
 
 
 class Walk:
     """The restores of one set into one Echo."""
 
-    def __init__(self, project, source):
+    def __init__(self, project, source, fill=()):
         self.project = project
         self.source = source
+        self.fillers = [Path(folder) / "filler" for folder in fill]
         self.folders = [Path("/var/lib/docker/volumes/%s-%s/_data" % (project, name)) for name in ("uploads", "config")]
 
     def restore(self, state):
@@ -62,15 +66,12 @@ class Walk:
         def watched(journal):
             nonlocal seen
             # After its last write the restore is over, and a server that dies is nobody's here.
-            is_step = bool(journal.operation or blow != POSTGRES)
+            is_step = bool(journal.operation or blow in KILLS)
             seen += is_step
             if blow != BEFORE:
                 write(journal)
             if is_step and seen == number:
-                if blow == POSTGRES:
-                    run("docker", "kill", self.project + "-postgres")
-                else:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                self.strike(blow)
             if blow == BEFORE:
                 write(journal)
 
@@ -82,6 +83,25 @@ class Walk:
         finally:
             sys.stdout.flush()
             os._exit(HIT if seen >= number else 0)
+
+    def strike(self, blow):
+        """Let the blow fall."""
+        if blow == POSTGRES:
+            run("docker", "kill", self.project + "-postgres")
+        elif blow == ENGINE:
+            # systemd lets nothing be restarted so often, unless it forgets.
+            run("systemctl", "reset-failed", "docker.service", "docker.socket")
+            run("systemctl", "restart", "docker")
+        elif blow == DISK:
+            for filler in self.fillers:
+                fill(filler)
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def make_room(self):
+        """Let the disks have room again."""
+        for filler in self.fillers:
+            filler.unlink(missing_ok=True)
 
     def drift(self):
         """Make the live data differ from the set in the database and in both volumes."""
@@ -114,6 +134,15 @@ class Walk:
         return [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
 
 
+def fill(path):
+    """Leave no room on a file system."""
+    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as filler:
+        for size in (1 << 20, 1):
+            with contextlib.suppress(OSError):
+                while filler.write(bytes(size)):
+                    pass
+
+
 def run(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
@@ -122,9 +151,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--project", default="restoretest")
     parser.add_argument("--source", required=True)
-    parser.add_argument("--blows", nargs="+", choices=(BEFORE, AFTER, POSTGRES), default=(BEFORE, AFTER, POSTGRES))
+    parser.add_argument("--blows", nargs="+", choices=(BEFORE, AFTER, POSTGRES, ENGINE, DISK), default=(*KILLS, POSTGRES))
+    parser.add_argument("--fill", nargs="+", default=(), metavar="FOLDER")
     options = parser.parse_args()
-    walk = Walk(options.project, options.source)
+    walk = Walk(options.project, options.source, options.fill)
 
     walk.restore("committed")
     new = walk.live()
@@ -140,6 +170,7 @@ def main():
             if not walk.hit(number, blow):
                 break
             blows += 1
+            walk.make_room()
             told = walk.restore("reconciled")["reconciled"]
             live, left = walk.live(), walk.left()
             problems = ["neither old nor new"] if live not in (old, new) else []

@@ -7,7 +7,8 @@ set -euo pipefail
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 images_dir=$(cd "$tools/../images" && pwd)
 label=echo-test.content
-all=(echo-test-postgres:15 echo-test-postgres:17 echo-test-redis:7 echo-test-app:1 echo-test-app:2 echo-test-app:2-broken echo-test-host:13)
+all=(echo-test-postgres:15 echo-test-postgres:17 echo-test-redis:7 echo-test-app:1 echo-test-app:2 echo-test-app:2-broken
+  echo-test-app:2-halfway echo-test-app:2-crashing echo-test-app:2-forgetful echo-test-host:13 echo-test-browser:13)
 
 built_from() {
   docker image inspect -f "{{index .Config.Labels \"$label\"}}" "$1" 2>/dev/null || true
@@ -80,9 +81,18 @@ for wanted in "${@:-${all[@]}}"; do
       base echo-test-base:12 bookworm
       image "$wanted" redis echo-test-base:12
       ;;
+    echo-test-browser:13)
+      base echo-test-base:13 trixie
+      image "$wanted" browser echo-test-base:13
+      ;;
     echo-test-host:13)
       base echo-test-base:13 trixie
       image "$wanted" host echo-test-base:13
+      ;;
+    echo-test-app:2-halfway | echo-test-app:2-crashing | echo-test-app:2-forgetful)
+      base echo-test-base:12 bookworm
+      image echo-test-app:2 echo-app echo-test-base:12 ECHO_VERSION=2.0.0
+      image "$wanted" echo-app-bad echo-test-app:2 "BAD_VERSION=2.0.0-${wanted##*-}"
       ;;
     echo-test-app:*)
       base echo-test-base:12 bookworm

@@ -2,9 +2,11 @@
 # The command-line tools the tests use, from apt where we are root and one is missing.
 set -euo pipefail
 
+"$(dirname "$0")/ensure-promtool.sh" >/dev/null
+
 declare -A package_of=(
   [rsync]=rsync [busybox]=busybox [zstd]=zstd [setfacl]=acl [setfattr]=attr [mmdebstrap]=mmdebstrap
-  [shellcheck]=shellcheck
+  [shellcheck]=shellcheck [restic]=restic [rclone]=rclone [age]=age
 )
 
 missing=()

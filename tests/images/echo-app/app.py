@@ -9,8 +9,12 @@ GET  /api/counts               {"public.users": 5, ...}, all from one snapshot
 POST /api/plays                {"user", "track"} -> 201 {"id"}, only once it is committed
 POST /api/ratings              {"user", "track", "rating"} -> the same
 PUT  /api/covers/ALBUM_ID      the body becomes the album's cover -> 201 {"cover"}
+GET  /api/covers/ALBUM_ID      the cover that the album's row names
+POST /api/sessions             {"user"} -> 201 {"token"}, signed with JWT_SECRET
+GET  /api/sessions/TOKEN       {"user"}, if the token is signed with today's JWT_SECRET
 """
 import hashlib
+import hmac
 import json
 import os
 import pathlib
@@ -172,6 +176,27 @@ class Echo:
             return the_row(cursor)[0]
         return {"id": self.transaction(work)}
 
+    def signed(self, user):
+        values = dict(line.split("=", 1) for line in (self.folders.config / "secrets.env").read_text().split())
+        mark = hmac.new(values["JWT_SECRET"].encode(), user.encode(), hashlib.sha256).hexdigest()
+        return f"{user.encode().hex()}.{mark}"
+
+    def open_session(self, body):
+        user = self.transaction(lambda cursor: cursor.execute(
+            "SELECT username FROM users WHERE username = %s", (body["user"],)) or the_row(cursor)[0])
+        return {"token": self.signed(user)}
+
+    def session(self, token):
+        user = bytes.fromhex(token.partition(".")[0]).decode()
+        if not hmac.compare_digest(token, self.signed(user)):
+            raise LookupError("not a token of ours")
+        return {"user": user}
+
+    def cover(self, album):
+        name = self.transaction(lambda cursor: cursor.execute(
+            "SELECT cover_path FROM albums WHERE id = %s", (album,)) or the_row(cursor)[0])
+        return (self.folders.covers / name).read_bytes()
+
     def set_cover(self, album, content):
         cover = self.write_cover(album, content)
 
@@ -197,8 +222,11 @@ class Handler(BaseHTTPRequestHandler):
             "POST /api/plays": (201, lambda: echo.play(json.loads(content))),
             "POST /api/ratings": (201, lambda: echo.rate(json.loads(content))),
             "PUT /api/covers": (201, lambda: echo.set_cover(name, content)),
+            "GET /api/covers": (200, lambda: echo.cover(name)),
+            "POST /api/sessions": (201, lambda: echo.open_session(json.loads(content))),
+            "GET /api/sessions": (200, lambda: echo.session(name)),
         }
-        route = routes.get(f"{self.command} {folder if self.command == 'PUT' else self.path}")
+        route = routes.get(f"{self.command} {self.path}") or routes.get(f"{self.command} {folder}")
         if route is None:
             self.answer(404, {"status": "error", "message": f"nothing at {self.path}"})
         elif self.command != "GET" and length is None:
@@ -212,16 +240,16 @@ class Handler(BaseHTTPRequestHandler):
     def attempt(good, work):
         try:
             return good, work()
-        except (psycopg2.DataError, psycopg2.IntegrityError, LookupError, TypeError, ValueError) as error:
+        except (psycopg2.DataError, psycopg2.IntegrityError, FileNotFoundError, LookupError, TypeError, ValueError) as error:
             status, message = 400, f"{type(error).__name__}: {error}"
         except (psycopg2.Error, redis.RedisError, RuntimeError) as error:
             status, message = 503, str(error)
         return status, {"status": "error", "message": message.strip()}
 
     def answer(self, status, result):
-        content = json.dumps(result).encode()
+        content = result if isinstance(result, bytes) else json.dumps(result).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "image/jpeg" if isinstance(result, bytes) else "application/json")
         self.send_header("Content-Length", str(len(content)))
         if status >= 400:
             # What is left of a refused body must not be taken for the next request.

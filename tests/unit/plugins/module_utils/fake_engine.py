@@ -34,9 +34,15 @@ def container(name, env=None, **facts):
             networks=["bridge"],
             ports={},
             restart_policy="no",
+            restarts=0,
         ),
         **facts
     )
+
+
+def image(name, env=None, **facts):
+    """Return an image as ``Engine.image`` does."""
+    return dict(dict(id="sha256:" + name, tags=[name], digests=[], env=env or {}, healthcheck=None), **facts)
 
 
 class FakeEngine:
@@ -44,12 +50,21 @@ class FakeEngine:
 
     ``answers`` maps a program, or ``"helper"`` for every helper container, to a function that
     takes the :class:`Call` and returns a :class:`FakeCommand`. ``calls`` is what was run.
+
+    Throwaway containers get the health, or what else of :func:`container`, that ``fates`` maps
+    their alias to; ``throwaways`` is what is there of them, networks and volumes too, and
+    ``started`` with which options the containers were. Volumes lie below ``root``.
     """
 
     host = "unix:///var/run/docker.sock"
 
-    def __init__(self, *containers, answers=None, volumes=(), local=True):
+    def __init__(self, *containers, answers=None, volumes=(), local=True, images=(), fates=None, root=None):
         self.calls = []
+        self.throwaways = []
+        self.started = {}
+        self._images = list(images)
+        self._fates = fates or {}
+        self._root = root
         self._containers = dict((c["name"], c) for c in containers)
         self._answers = answers or {}
         self._volumes = list(volumes)
@@ -75,6 +90,43 @@ class FakeEngine:
 
     def image_digests(self, unused_image):
         return []
+
+    def image(self, reference):
+        for found in self._images:
+            if reference in [found["id"]] + found["tags"] + found["digests"]:
+                return found
+        return None
+
+    def images(self):
+        return self._images
+
+    def data_root(self):
+        return str(self._root)
+
+    def remove_stale_helpers(self):
+        return []
+
+    def throwaway_network(self, name):
+        self.throwaways.append(name)
+
+    def throwaway_volume(self, name):
+        self.throwaways.append(name)
+        folder = self._root / name / "_data"
+        folder.mkdir(parents=True)
+        return str(folder)
+
+    def throwaway_container(self, name, image, network, alias, healthcheck, **options):
+        self.throwaways.append(name)
+        self.started[alias] = dict(options, image=image, healthcheck=healthcheck)
+        facts = dict(dict(health="healthy", networks=[network]), **self._fates.get(alias, {}))
+        self._containers[name] = container(name, options.get("env"), image_id=image, **facts)
+
+    def remove_throwaway(self, containers=(), volumes=(), network=None):
+        for name in list(containers) + list(volumes) + [network]:
+            self.throwaways.remove(name)
+
+    def logs(self, container, lines=20):
+        return "it said\nmore of %s\n" % self._containers[container]["env"].get("POSTGRES_PASSWORD")
 
     def run_in(self, container, argv, env=None, user=None, stdin=None):
         return self._run(argv[0], Call(container, list(argv), env or {}, user, bool(stdin), {}, None, None))

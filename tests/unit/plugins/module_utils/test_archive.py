@@ -725,6 +725,7 @@ def test_a_local_volume_is_read_where_it_lies(source, tmp_path):
     assert (result["method"], result["dest"]) == ("mount", str(tmp_path / "set" / "uploads.tar.gz"))
     assert sorted(result["artifact"]) == sorted(
         ["role", "file", "source", "bytes_in", "bytes_out", "members", "codec", "sha256", "seconds"]
+        + ["fingerprint", "reused"]
     )
     assert (result["artifact"]["role"], result["artifact"]["source"]) == ("uploads", "echo-uploads")
     assert os.listdir(str(tmp_path / "set")) == ["uploads.tar.gz"]

@@ -39,7 +39,8 @@ class Stream(io.BytesIO):
     def __init__(self, received, connection):
         super().__init__()
         self._sock = connection
-        self._response = SimpleNamespace(raw=SimpleNamespace(_fp=SimpleNamespace(fp=io.BytesIO(received))))
+        raw = SimpleNamespace(_fp=SimpleNamespace(fp=io.BytesIO(received)))
+        self._response = SimpleNamespace(raw=raw, close=raw._fp.fp.close)
 
 
 @pytest.fixture
@@ -119,3 +120,120 @@ def test_a_process_is_alive_until_it_ends_and_never_mistaken_for_a_later_one():
     assert not process.is_alive(" ".join([machine, pid, start + "0"]))
     assert process.is_alive("another-machine 1 1")
     assert not process.is_local("another-machine 1 1")
+
+
+class Leftovers:
+    """The calls of the SDK that list and remove what processes made, each with the identity of its maker."""
+
+    def __init__(self, makers, refusals=None):
+        self.there = dict((kind, dict(makers)) for kind in ("containers", "networks", "volumes"))
+        self.removed = []
+        self._refusals = refusals or {}
+
+    def containers(self, all, filters):
+        return [dict(Id=name, Labels={filters["label"]: maker}) for name, maker in self.there["containers"].items()]
+
+    def networks(self, filters):
+        return [dict(Id=name, Labels={filters["label"]: maker}) for name, maker in self.there["networks"].items()]
+
+    def volumes(self, filters):
+        listed = [dict(Name=name, Labels={filters["label"]: maker}) for name, maker in self.there["volumes"].items()]
+        return dict(Volumes=listed or None)
+
+    def remove_container(self, name, force, v):
+        self._remove("container", name)
+
+    def remove_network(self, name):
+        self._remove("network", name)
+
+    def remove_volume(self, name):
+        self._remove("volume", name)
+
+    def _remove(self, kind, name):
+        status = self._refusals.get(kind)
+        if status:
+            raise engine_module.APIError("no", SimpleNamespace(status_code=status, reason="no", url="/"), "no")
+        self.removed.append((kind, name))
+
+
+def stale(makers, refusals=None):
+    engine = Engine("unix:///nowhere")
+    engine._client = Leftovers(makers, refusals)
+    return engine
+
+
+def test_what_dead_processes_left_goes_and_what_living_ones_use_stays():
+    mine = process.identity()
+    makers = {"mine": mine, "dead": mine + "0", "elsewhere": "another-machine 1 1"}
+    engine = stale(makers)
+    assert engine.remove_stale_helpers() == ["dead"] * 3
+    assert engine._client.removed == [("container", "dead"), ("network", "dead"), ("volume", "dead")]
+
+
+@pytest.mark.parametrize("refusals", [dict(container=409), dict(network=403), dict(volume=409)])
+def test_a_leftover_that_is_in_use_stops_nobody(refusals):
+    engine = stale({"dead": process.identity() + "0"}, refusals)
+    assert engine.remove_stale_helpers() == ["dead"] * 2
+
+
+def test_an_engine_that_refuses_is_an_error():
+    with pytest.raises(EngineError, match="remove what a process that died left"):
+        stale({"dead": process.identity() + "0"}, dict(volume=500)).remove_stale_helpers()
+
+
+def test_throwaway_things_carry_their_makers_identity_and_lead_nowhere():
+    made = {}
+
+    def note(kind, answer=None):
+        def call(*arguments, **options):
+            made[kind] = dict(options, name=options.get("name") or arguments[0])
+            return answer
+
+        return call
+
+    recorder = SimpleNamespace()
+    recorder.create_network = note("network")
+    recorder.create_volume = note("volume", dict(Mountpoint="/volumes/v"))
+    recorder.create_container = note("container", dict(Id="id"))
+    recorder.create_host_config = lambda **options: options
+    recorder.create_endpoint_config = lambda **options: options
+    recorder.create_networking_config = lambda networks: networks
+    recorder.start = note("start")
+    engine = Engine("unix:///nowhere")
+    engine._client = recorder
+    engine.throwaway_network("n")
+    assert engine.throwaway_volume("v") == "/volumes/v"
+    engine.throwaway_container("c", "image", "n", "postgres", ["CMD", "true"], env=dict(A="1"), volumes={"v": "/data"})
+    assert [made[kind]["labels"] for kind in ("network", "volume", "container")] == [
+        {engine_module.HELPER_LABEL: process.identity()}
+    ] * 3
+    assert made["network"]["internal"]
+    container = made["container"]
+    assert container["networking_config"] == {"n": dict(aliases=["postgres"])}
+    assert container["environment"] == dict(A="1")
+    assert (container["host_config"]["network_mode"], container["host_config"].get("port_bindings")) == ("n", None)
+    assert made["start"]["name"] == "id"
+
+
+def test_an_image_is_described_or_not_there():
+    class Images:
+        def inspect_image(self, reference):
+            if reference != "echo:1":
+                raise engine_module.NotFound("no such image")
+            return dict(
+                Id="sha256:1",
+                RepoTags=["echo:1"],
+                Config=dict(Env=["PG_MAJOR=15", "EMPTY="], Healthcheck=dict(Test=["CMD", "true"])),
+            )
+
+        def images(self):
+            return [dict(Id="echo:1", RepoTags=["echo:1"]), dict(Id="nameless", RepoTags=None)]
+
+    engine = Engine("unix:///nowhere")
+    engine._client = Images()
+    described = dict(
+        id="sha256:1", tags=["echo:1"], digests=[], env=dict(PG_MAJOR="15", EMPTY=""), healthcheck=["CMD", "true"]
+    )
+    assert engine.image("echo:1") == described
+    assert engine.images() == [described]
+    assert engine.image("gone") is None

@@ -154,7 +154,7 @@ def test_our_own_archive_comes_back_as_it_was(place, tmp_path, name):
     packed = tmp_path / ("uploads" + codec.SUFFIXES[name])
     facts = archive.back_up_folder(str(source), str(packed), codec=name)
     found = unpack(str(packed), str(place.staging), expected=facts)
-    assert found == dict(members=facts["members"], bytes=facts["bytes_in"], files=4)
+    assert found == dict(members=facts["members"], bytes=facts["bytes_in"], files=4, remarks=[], unplaced=[])
     assert tree(place.staging) == tree(source)
     assert os.getxattr(str(place.staging / "empty"), "user.colour") == b"blue"
     assert os.stat(str(place.staging / "empty")).st_mtime_ns == 1234567890123456789
@@ -229,7 +229,7 @@ def test_the_root_is_like_the_live_one_if_the_archive_does_not_tell(place):
 
 
 def test_an_empty_archive_is_an_empty_folder(place):
-    assert place.unpack(tar_bytes()) == dict(members=0, bytes=10240, files=0)
+    assert place.unpack(tar_bytes()) == dict(members=0, bytes=10240, files=0, remarks=[], unplaced=[])
     assert os.listdir(str(place.staging)) == []
 
 
@@ -354,6 +354,149 @@ def test_deeply_nested_folders_are_removed_again(place):
     place.refuses(tar_bytes(member(deep + "x"), member("../evil")))
 
 
+# -- what moves, and what is contained -----------------------------------------------------------
+
+PLACES = {"music": "uploads", "covers": "covers", "secrets.env": "secrets.env"}
+
+
+def test_what_has_a_place_goes_there(place):
+    found = place.unpack(
+        tar_bytes(
+            folder(".", mode=0o700),
+            folder("music", mode=0o2775),
+            member("music/a", data=b"a"),
+            symlink("music/b", "a"),
+            hard_link("music/c", "music/a"),
+            member("other/" + "x" * 150, data=b"x" * 700),
+            symlink("elsewhere", "music"),
+            member("secrets.env", data=b"s", mode=0o600),
+        ),
+        places=PLACES,
+    )
+    assert found["unplaced"] == ["elsewhere", "other"] and found["files"] == 2 and found["members"] == 8
+    assert sorted(os.listdir(str(place.staging))) == ["secrets.env", "uploads"]
+    assert sorted(os.listdir(str(place.staging / "uploads"))) == ["a", "b", "c"]
+    assert (place.staging / "uploads" / "b").read_bytes() == b"a"
+    assert os.stat(str(place.staging / "uploads" / "c")).st_nlink == 2
+    assert stat.S_IMODE(os.stat(str(place.staging / "uploads")).st_mode) == 0o2775
+
+
+@pytest.mark.parametrize("islands", [1, 60])
+def test_holes_of_what_has_no_place(place, tmp_path, islands):
+    source = tmp_path / "source"
+    for name in ("covers", "other"):
+        (source / name).mkdir(parents=True)
+        with open(str(source / name / "holes"), "wb") as file:
+            for island in range(islands):
+                file.seek((island + 1) << 20)
+                file.write(b"%s %d" % (name.encode(), island))
+            file.truncate((islands + 2) << 20)
+    subprocess.run(["tar", "--sparse", "--format=gnu", "-cf", str(place.archive), "-C", str(source), "."], check=True)
+    unpack(str(place.archive), str(place.staging), places=PLACES)
+    assert tree(place.staging / "covers") == tree(source / "covers")
+
+
+@pytest.mark.parametrize("contain", [False, True])
+@pytest.mark.parametrize(
+    "members, reason",
+    [
+        # What would be harmless under its old name is judged by the new one, and the other way round.
+        ([symlink("music/d", "../covers"), member("music/d/evil")], "behind a symbolic link"),
+        ([symlink("covers", "music"), member("covers/evil")], "behind a symbolic link"),
+        ([member("music/../../evil")], "leads out"),
+        ([hard_link("covers/a", "other/a")], "has no place"),
+        ([hard_link("covers/a", "../outside/secret")], "leads out"),
+        ([member(".echo-restore-7/x")], "restores use"),
+        ([symlink("other", "d"), hard_link("covers/l", "other")], "has no place"),
+    ],
+)
+def test_hostile_with_places(place, members, reason, contain):
+    places = dict(PLACES, **{".echo-restore-7": ".echo-restore-7"})
+    assert reason in place.refuses(tar_bytes(*members), places=places, contain=contain)
+
+
+def test_what_is_contained(place):
+    found = place.unpack(
+        pax_header(b"SCHILY.xattr.security.capability=x")
+        + raw_header(b"capable")
+        + tar_bytes(
+            folder("d", mode=0o6755),
+            member("d/tool", mode=0o6755),
+            member("pipe", tarfile.FIFOTYPE),
+            member("null", tarfile.CHRTYPE),
+            symlink("d/absolute", "/etc/passwd"),
+            symlink("d/up", "../../outside"),
+        ),
+        contain=True,
+    )
+    assert sorted(os.listdir(str(place.staging))) == ["capable", "d"]
+    assert stat.S_IMODE(os.stat(str(place.staging / "d")).st_mode) == 0o2755
+    assert stat.S_IMODE(os.stat(str(place.staging / "d" / "tool")).st_mode) == 0o755
+    assert os.listxattr(str(place.staging / "capable")) == []
+    assert os.readlink(str(place.staging / "d" / "absolute")) == "/etc/passwd"
+    # Five are told, the rest is counted.
+    assert len(found["remarks"]) == 6 and found["remarks"][-1] == "1 more such members"
+
+
+@pytest.mark.parametrize("case", sorted(HOSTILE))
+def test_what_can_not_be_contained_stays_refused(place, case):
+    members, reason = HOSTILE[case]
+    content = tar_bytes(folder("."), member("good"), *members)
+    harmless = ("device", "named pipe", "set-ID")
+    if any(word in reason for word in harmless) or (reason == "leads out" and "link" in case and "hard" not in case):
+        place.unpack(content, contain=True)
+    elif case == "hard link to a link that leads out from there":
+        place.unpack(content, contain=True)
+        assert os.readlink(str(place.staging / "l")) == "../z"
+    else:
+        assert reason in place.refuses(content, contain=True)
+    assert (place.outside / "secret").read_bytes() == b"secret"
+
+
+def test_nothing_is_written_through_a_link_that_was_contained(place):
+    members = [symlink("a", str(place.outside)), member("a/evil")]
+    assert "behind a symbolic link" in place.refuses(tar_bytes(*members), contain=True)
+    members = [symlink("a", str(place.outside)), member("a", data=b"x")]
+    assert "comes twice" in place.refuses(tar_bytes(*members), contain=True)
+    members = [symlink("a", str(place.outside / "secret")), hard_link("b", "a"), member("b", data=b"x")]
+    assert "comes twice" in place.refuses(tar_bytes(*members), contain=True)
+
+
+def owned(info_and_data, uid, gid):
+    info_and_data[0].uid, info_and_data[0].gid = uid, gid
+    return info_and_data
+
+
+@pytest.mark.parametrize("uid", [1001, 3000000])
+def test_what_the_app_owned_is_the_apps(place, uid):
+    os.chown(str(place.live), 1005, 1006)
+    place.unpack(
+        tar_bytes(
+            owned(folder("."), uid, uid),
+            owned(member("theirs"), uid, uid),
+            owned(member("roots"), 0, 0),
+            owned(member("another"), 1234, uid),
+            owned(symlink("soft", "theirs"), uid, uid),
+        ),
+        like=str(place.live),
+    )
+    owners = dict((name, os.lstat(str(place.staging / name))) for name in ("", "theirs", "roots", "another", "soft"))
+    assert dict((name, (status.st_uid, status.st_gid)) for name, status in owners.items()) == {
+        "": (1005, 1006),
+        "theirs": (1005, 1006),
+        "roots": (0, 0),
+        "another": (1234, 1006),
+        "soft": (1005, 1006),
+    }
+
+
+@pytest.mark.parametrize("owner, live", [(0, 1005), (1001, 0), (1001, 1001)])
+def test_owners_stay_where_nobody_is_to_take_over(place, owner, live):
+    os.chown(str(place.live), live, live)
+    place.unpack(tar_bytes(owned(folder("."), owner, owner), owned(member("a"), 1001, 1001)), like=str(place.live))
+    assert os.stat(str(place.staging / "a")).st_uid == 1001
+
+
 # -- what is too large ---------------------------------------------------------------------------
 
 
@@ -367,6 +510,24 @@ def test_bomb(place):
 def test_bomb_of_headers_and_behind_the_end(place):
     place.refuses(raw_header(b"x", b"L", 0) * 3000 + bytes(1024), SpaceError, bytes_free=10**6)
     place.refuses(gzip.compress(tar_bytes(member("a")) + bytes(1 << 25)), SpaceError, bytes_free=10**6)
+
+
+def test_more_members_than_there_are_inodes(place, monkeypatch):
+    guard = TarGuard("many.tar", files_free=1000)
+    with pytest.raises(SpaceError, match="more than the 1000 files and folders"):
+        guard.feed(raw_header(b"p") * 1001)
+    vfs = os.statvfs(str(place.root))
+    small = os.statvfs_result(tuple(vfs[:7]) + (10,) + tuple(vfs[8:]))
+    monkeypatch.setattr(os, "statvfs", lambda path: small)
+    assert "files and folders" in place.refuses(tar_bytes(*[member("m%d" % n) for n in range(12)]), SpaceError)
+
+
+def test_room_is_not_needed_for_what_has_no_place(place):
+    content = tar_bytes(member("logs/big", data=bytes(1 << 20)), member("covers/a", data=b"a"))
+    place.unpack(content, places=PLACES, bytes_free=20000)
+    assert (place.staging / "covers" / "a").read_bytes() == b"a"
+    content = tar_bytes(member("logs/a"), member("covers/big", data=bytes(1 << 20)))
+    place_again(place).refuses(content, SpaceError, places=PLACES, bytes_free=20000)
 
 
 def test_full_disk(place, tmp_path):
@@ -395,6 +556,12 @@ def test_memory_is_flat():
     before = resident()
     for unused in range(1900):
         guard.feed(one * 100)
+    # Nor do what is told of members and what has no place grow with their number.
+    for contained in (TarGuard("many.tar", contain=True), TarGuard("many.tar", places=PLACES)):
+        for number in range(20):
+            contained.feed(b"".join(raw_header(b"%d/%d" % (number, n), b"6") for n in range(500) if contained._contain))
+            contained.feed(b"".join(raw_header(b"%d-%d" % (number, n)) for n in range(500)))
+        assert len(contained.remarks) + len(contained.unplaced) <= 20
     assert guard.members == guard.files == 200000
     assert resident() - before < 4 << 20
 
@@ -510,18 +677,18 @@ def fuzzed(tmp_path_factory):
     return Place(tmp_path_factory.mktemp("fuzz"))
 
 
-def survives(place, content):
+def survives(place, content, **options):
     place_again(place)
     place.archive.write_bytes(content)
     before = tree(place.root)
     try:
-        unpack(str(place.archive), str(place.staging))
+        unpack(str(place.archive), str(place.staging), **options)
     except EchoError:
         assert tree(place.root) == before
         return
     inside = tree(place.staging)
     for name, what in inside.items():
-        if what[0] == stat.S_IFLNK:
+        if what[0] == stat.S_IFLNK and not options.get("contain"):
             leads = os.path.realpath(os.path.join(os.fsencode(str(place.staging)), name))
             assert (leads + b"/").startswith(os.fsencode(str(place.staging)) + b"/")
     place_again(place)
@@ -535,6 +702,18 @@ def survives(place, content):
 @given(content=archives())
 def test_fuzz_headers(fuzzed, content):
     survives(fuzzed, content)
+
+
+@settings(FUZZ, max_examples=75)
+@given(content=archives(), contain=st.booleans())
+def test_fuzz_headers_with_places(fuzzed, content, contain):
+    survives(fuzzed, content, places={"a": "c", "d": "b"}, contain=contain)
+
+
+@settings(FUZZ, max_examples=75)
+@given(content=archives())
+def test_fuzz_headers_contained(fuzzed, content):
+    survives(fuzzed, content, contain=True)
 
 
 @FUZZ

@@ -10,6 +10,7 @@ import json
 import os
 
 import pytest
+from fake_engine import FakeCommand
 
 from ansible_collections.echo_music.ops.plugins.module_utils import restore as module
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
@@ -18,6 +19,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.journal import Jour
 from ansible_collections.echo_music.ops.plugins.module_utils.restore import Restore, require_space
 
 COMPONENTS = ("database", "uploads", "config")
+ROLES = dict(database="postgres", redis="redis", app="app")
 KILLED = 77
 DAY = 86400
 
@@ -135,8 +137,7 @@ def journal(folder):
 def opened(folder, log):
     """The restore of a journal; its stack is what discovery would see now."""
     engine = SmallEngine(folder)
-    roles = dict(database="postgres", redis="redis", app="app")
-    containers = dict((role, engine.container(name)) for role, name in roles.items())
+    containers = dict((role, engine.container(name)) for role, name in ROLES.items())
     return Restore(engine, log, dict(containers=containers), health_timeout=0.01)
 
 
@@ -384,3 +385,157 @@ def test_space_is_counted_per_file_system(tmp_path):
     require_space([(str(tmp_path), 10), (str(tmp_path), 20)])
     with pytest.raises(SpaceError, match="beside the live data"):
         require_space([(str(tmp_path), 1 << 60), (str(tmp_path), 1 << 60)])
+
+
+class ServerEngine(SmallEngine):
+    """An engine whose database server takes connections as soon as it runs, unless it is broken."""
+
+    def container(self, name):
+        return dict(super().container(name), started_at=(self.folder / name).stat().st_mtime_ns)
+
+    def start(self, name):
+        broken = name == "postgres" and (self.folder / ".broken").exists()
+        (self.folder / name).write_text("exited" if broken else "running")
+
+    def run_in(self, container, argv):
+        assert (container, argv[0]) == ("postgres", "pg_isready")
+        return FakeCommand()
+
+
+def go_with_server(folder, log, state="committed", comes="new", start=False):
+    """What a module run does where the server may be asleep; also return what was said of it."""
+    engine = ServerEngine(folder)
+    containers = dict((role, engine.container(name)) for role, name in ROLES.items())
+    restore = Restore(engine, log, dict(containers=containers), health_timeout=0.01)
+    restore.reconcile()
+    with restore.server(dict(components=["database"])) as broken:
+        restore.stage(planned(comes), DAY, start)
+    return restore.advance(state, changed=True), broken
+
+
+@pytest.mark.parametrize("app", ["running", "exited"])
+def test_a_server_that_is_stopped_runs_for_the_restore(host, app):
+    (host / "app").write_text(app)
+    (host / "postgres").write_text("exited")
+    with journal(host) as log:
+        assert go_with_server(host, log)[1] is None
+    assert live(host) == all_live("new")
+    # An app that runs needs its database; without it, all is as it was.
+    assert states(host) == ["running" if app == "running" else "exited", "running", app]
+
+
+def test_a_server_is_stopped_again_when_the_restore_fails(host):
+    (host / "app").write_text("exited")
+    (host / "postgres").write_text("exited")
+    with journal(host) as log:
+        with pytest.raises(ArchiveError):
+            go_with_server(host, log, comes="damaged")
+        assert log.operation is None
+    assert (live(host), states(host)) == (all_live("old"), ["exited", "running", "exited"])
+
+
+def test_a_restore_that_is_refused_once_the_server_runs(host):
+    (host / "app").write_text("exited")
+    (host / "postgres").write_text("exited")
+    with journal(host) as log:
+        restore = Restore(ServerEngine(host), log, opened(host, log).stack)
+        with pytest.raises(SpaceError):
+            with restore.server(dict(components=["database"])):
+                assert states(host)[0] == "running"
+                raise SpaceError("No room.")
+        assert log.operation is None
+    assert states(host) == ["exited", "running", "exited"]
+
+
+def test_a_server_is_not_started_for_files(host):
+    (host / "postgres").write_text("exited")
+    with journal(host) as log:
+        with Restore(ServerEngine(host), log, opened(host, log).stack).server(dict(components=["uploads"])) as broken:
+            assert (broken, states(host)[0], log.operation) == (None, "exited", None)
+
+
+def test_a_paused_server_is_not_taken_for_a_broken_one(host):
+    (host / "postgres").write_text("paused")
+    with journal(host) as log, pytest.raises(StackError, match="is paused"):
+        go_with_server(host, log)
+
+
+def test_what_a_server_died_of_is_told(host):
+    (host / "postgres").write_text("exited")
+    (host / ".broken").touch()
+    with journal(host) as log:
+        restore = Restore(ServerEngine(host), log, opened(host, log).stack)
+        with restore.server(dict(components=["database"])) as broken:
+            assert "stopped when it was started" in broken
+            # What it is for may still be the app's files, so the restore goes on.
+            assert log.operation["kind"] == "start"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_while_the_server_is_started(host, moment):
+    number = 0
+    while True:
+        number += 1
+        for path in host.glob(".config*"):
+            path.unlink()
+        for component in COMPONENTS:
+            (host / component).write_text("old")
+        (host / "app").write_text("exited")
+        (host / "postgres").write_text("exited")
+        with journal(host) as log:
+            log.end()
+
+        def work():
+            with journal(host) as log:
+                go_with_server(host, log)
+
+        if not killed_at(number, moment, work):
+            break
+        with journal(host) as log:
+            Restore(ServerEngine(host), log, opened(host, log).stack, health_timeout=0.01).reconcile()
+            assert log.operation is None
+        assert live(host) in (all_live("old"), all_live("new"))
+        assert states(host) == ["exited", "running", "exited"]
+    assert number > 8
+
+
+@pytest.mark.parametrize("app, start", [("exited", True), ("created", False)])
+def test_a_stack_that_never_ran_runs_after_the_restore(host, app, start):
+    for name in ("postgres", "redis", "app"):
+        (host / name).write_text(app)
+    with journal(host) as log:
+        result, unused = go_with_server(host, log, start=start)
+    assert result["healthy_after"] is not None
+    assert (live(host), states(host)) == (all_live("new"), ["running"] * 3)
+
+
+def test_a_stack_that_never_ran_stays_so_when_the_restore_fails(host):
+    for name in ("postgres", "redis", "app"):
+        (host / name).write_text("created")
+    with journal(host) as log, pytest.raises(StackError):
+        go_with_server(host, log, comes="bad", start=True)
+    assert live(host) == all_live("old")
+
+
+def test_the_cache_is_exchanged_while_nobody_uses_it(host, monkeypatch):
+    seen = []
+    swap = SmallPart.swap
+    monkeypatch.setattr(SmallPart, "swap", lambda part: (seen.append(states(host)), swap(part)))
+    plan = planned()
+    plan["parts"][1].update(component="cache", container="redis")
+    (host / "cache").write_text("old")
+    with journal(host) as log:
+        restore = opened(host, log)
+        restore.stage(plan, DAY)
+        restore.advance("committed", changed=True)
+    assert seen == [["running", "exited", "exited"]] * 3
+    assert states(host) == ["running"] * 3
+
+
+def test_old_data_is_not_let_go_of_while_the_server_sleeps(host):
+    go(host)
+    (host / "postgres").write_text("exited")
+    with journal(host) as log:
+        assert not opened(host, log).expire(0)
+        (host / "postgres").write_text("running")
+        assert opened(host, log).expire(0)

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
+import threading
 
 import pytest
 
 from ansible_collections.echo_music.ops.plugins.module_utils import restore_parts
-from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, DatabaseError, SetError
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
+    ArchiveError,
+    CommandError,
+    DatabaseError,
+    EchoError,
+    SetError,
+)
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_parts import make_part
 
 TAG = "6f1c2a9b"
@@ -79,6 +87,34 @@ def test_the_room_that_a_volume_needs(facts):
     plain = facts["file"][:-3]
     subprocess.run(["gunzip", "--keep", facts["file"]], check=True)
     assert make_part(None, TAG, dict(facts, file=plain)).needs() == (facts["live"], 10240)
+
+
+class VolumeEngine:
+    """An engine that knows volumes by name."""
+
+    def __init__(self, *volumes):
+        self.there = list(volumes)
+        self.created = []
+
+    def volumes(self):
+        return [dict(name=name) for name in self.there]
+
+    def create_volume(self, name, labels):
+        self.created.append((name, labels))
+
+
+@pytest.mark.parametrize("there, created", [(("echo-uploads",), False), ((), True)])
+def test_a_volume_that_is_gone_is_created(facts, there, created):
+    shutil.rmtree(facts["live"])
+    engine = VolumeEngine(*there)
+    part = make_part(engine, TAG, dict(facts, volume="echo-uploads", project="echo"))
+    part.check_plan()
+    part.stage()
+    part.swap()
+    assert cover(facts) == "new"
+    # Compose knows its volumes by these labels.
+    labels = {"com.docker.compose.project": "echo", "com.docker.compose.volume": "echo-uploads"}
+    assert engine.created == ([("echo-uploads", labels)] if created else [])
 
 
 def test_a_volume_that_is_not_mounted(facts):
@@ -154,3 +190,129 @@ def test_the_room_that_a_database_needs(tmp_path, monkeypatch):
     SmallServer(monkeypatch, {}, {})
     assert database_part(tmp_path).needs() == ("/var", 40)
     assert database_part(tmp_path, recorded=dict(bytes=4711)).needs() == ("/var", 4711)
+
+
+class Throwaway:
+    """A helper container with a server, which ends when it is stopped, well or not."""
+
+    container = "throwaway"
+
+    def __init__(self, exit_code):
+        self.exit_code = exit_code
+        self.stopped = threading.Event()
+        self.removed = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.removed = True
+        self.stopped.set()
+
+    def finish(self):
+        assert self.stopped.wait(10)
+        if self.exit_code:
+            raise CommandError("postgres ended with exit code %d." % self.exit_code)
+
+
+class ServerEngine:
+    """An engine whose database container can't run, and that starts throwaway servers."""
+
+    def __init__(self, exit_code=0):
+        self.server = Throwaway(exit_code)
+        self.started_with = None
+
+    def container(self, name):
+        mounts = [
+            dict(name="echo-postgres-data", source="/vol/_data", destination="/var/lib/postgresql/data"),
+            dict(name=None, source="/opt/echo/secrets", destination="/run/secrets"),
+        ]
+        return dict(name=name, image_id="sha256:1", env=dict(POSTGRES_USER="echo"), mounts=mounts)
+
+    def helper(self, image, argv, env, binds, network_mode):
+        self.started_with = (image, argv, env, binds, network_mode)
+        with open(os.path.join(next(iter(binds)), "cover.jpg"), "w") as file:
+            file.write("new")
+        return self.server
+
+    def stop(self, name, timeout):
+        assert name == "throwaway"
+        self.server.stopped.set()
+
+    def remove_stale_helpers(self):
+        return []
+
+
+class NewServer(SmallServer):
+    """A server that has nothing yet but the database of the container's settings."""
+
+    def __init__(self, monkeypatch, staged):
+        super().__init__(monkeypatch, staged, staged)
+        monkeypatch.setattr(restore_parts, "await_server", lambda engine, name: self.done.append("await " + name))
+        monkeypatch.setattr(restore_parts, "SideDatabase", lambda database: self)
+        # What a dump's header tells has tests of its own.
+        monkeypatch.setattr(restore_parts, "require_loadable", lambda file, kind, version: self.done.append("look"))
+        monkeypatch.setattr(
+            restore_parts.Database, "describe", lambda database, tables=True: dict(LIKE, collate="en", tables=staged)
+        )
+        monkeypatch.setattr(restore_parts.Database, "user", "echo")
+
+    def create(self, like):
+        self.done.append("create with collation %(collate)s" % like)
+
+    def swap(self):
+        self.done.append("swap")
+
+    def drop_previous(self):
+        self.done.append("drop previous")
+
+
+def server_facts(facts, tmp_path, **more):
+    dump = tmp_path / "postgres_dump.backup"
+    dump.write_bytes(b"PGDMP")
+    recorded = dict(LIKE, owner="music_admin", bytes=4711)
+    mine = dict(component="database", kind="custom", file=str(dump), bytes=5, broken="It ends.", recorded=recorded)
+    mine.update(container="echo-postgres", name="echo", tables={"public.users": 5}, live=facts["live"])
+    mine.update(folder=facts["live"])
+    return dict(mine, volume="echo-postgres-data", project="echo", destination="/var/lib/postgresql/data", **more)
+
+
+def test_a_server_that_cannot_run_gets_its_data_anew(facts, tmp_path, monkeypatch):
+    server, engine = NewServer(monkeypatch, {"public.users": 5}), ServerEngine()
+    part = make_part(engine, TAG, server_facts(facts, tmp_path))
+    assert part.stage() == {"public.users": 5}
+    steps = ["await throwaway", "look", "create with collation C", "load custom", "finish echo", "swap", "drop previous"]
+    assert server.done == steps
+    image, argv, env, binds, network = engine.started_with
+    assert (image, argv, env, network) == ("sha256:1", ["postgres"], dict(POSTGRES_USER="echo"), "bridge")
+    staging = os.path.join(facts["live"], ".echo-restore-%s/new" % TAG)
+    assert binds == {
+        staging: dict(bind="/var/lib/postgresql/data", mode="rw"),
+        "/opt/echo/secrets": dict(bind="/run/secrets", mode="ro"),
+    }
+    assert cover(facts) == "old"
+    part.swap()
+    assert (cover(facts), part.is_swapped(), part.verify({"public.users": 5})) == ("new", True, {"public.users": 5})
+    part.swap_back()
+    assert cover(facts) == "old"
+    part.discard()
+    assert os.listdir(facts["live"]) == ["cover.jpg"]
+
+
+@pytest.mark.parametrize(
+    "exit_code, staged, reason",
+    [(1, {"public.users": 5}, "ended with exit code 1"), (0, {"public.users": 4}, "4 rows instead of 5")],
+)
+def test_a_new_server_that_is_not_as_it_should_be(facts, tmp_path, monkeypatch, exit_code, staged, reason):
+    NewServer(monkeypatch, staged)
+    engine = ServerEngine(exit_code)
+    with pytest.raises(EchoError, match=reason):
+        make_part(engine, TAG, server_facts(facts, tmp_path)).stage()
+    assert engine.server.removed
+    assert os.listdir(facts["live"]) == ["cover.jpg"]
+
+
+def test_no_single_tables_without_a_server(facts, tmp_path):
+    with pytest.raises(DatabaseError, match="no single tables"):
+        make_part(None, TAG, server_facts(facts, tmp_path, chosen=["public.users"])).check_plan()
+    assert make_part(None, TAG, server_facts(facts, tmp_path)).needs()[1] > 4711

@@ -9,12 +9,15 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
+import stat
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetError
+from ansible_collections.echo_music.ops.plugins.module_utils.proof import fingerprint, record
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_source import resolve
 
 CUSTOM = b"PGDMP\x01\x0e\x00 and the rest"
@@ -80,7 +83,8 @@ def make_set(root, set_id, proven=False, **more):
     for name in ("SHA256SUMS", "backup_info.txt"):
         (folder / name).write_text("x")
     if proven:
-        (folder / "proof.json").write_text("{}")
+        facts = dict(finished="2026-11-24T03:00:00Z", rto_seconds=4.2, manifest_sha256=fingerprint(str(folder)))
+        record(str(folder), dict(facts, level="drill", passed=True))
     return folder
 
 
@@ -157,6 +161,19 @@ def test_a_set_of_the_2024_script(tmp_path, names, components):
     assert found["tables"] is None
 
 
+def test_a_folder_as_the_guide_of_the_unified_era_leaves_it(tmp_path):
+    for day in ("20250301_030000", "20250302_030000", "20241231_235959"):
+        (tmp_path / ("echo-db-backup-%s.sql.gz" % day)).write_bytes(gzip.compress(SQL))
+    (tmp_path / "echo-db-backup-99999999.sql.gz").write_bytes(b"not of the script")
+    (tmp_path / "data-backup.tar.gz").write_bytes(b"\x1f\x8b...")
+    found = resolve(str(tmp_path), "/nowhere")
+    assert (found["origin"], list(found["components"])) == ("script", ["database", "data"])
+    assert os.path.basename(found["components"]["database"]["file"]) == "echo-db-backup-20250302_030000.sql.gz"
+    assert found["components"]["database"]["kind"] == "sql.gz"
+    (tmp_path / "postgres_dump.backup").write_bytes(CUSTOM)
+    assert resolve(str(tmp_path), "/nowhere")["components"]["database"]["kind"] == "custom"
+
+
 @pytest.mark.parametrize(
     "name, content, component, kind",
     [
@@ -168,6 +185,10 @@ def test_a_set_of_the_2024_script(tmp_path, names, components):
         ("uploads.tar.gz", b"\x1f\x8b...", "uploads", "archive"),
         ("config.tar.gz", b"\x1f\x8b...", "config", "archive"),
         ("data-backup.tar.gz", b"\x1f\x8b...", "data", "archive"),
+        ("data.tar.zst", b"...", "data", "archive"),
+        ("uploads.tar", b"...", "uploads", "archive"),
+        ("config.tgz", b"\x1f\x8b...", "config", "archive"),
+        ("nightly.dump", CUSTOM, "database", "custom"),
     ],
 )
 def test_a_lone_file(tmp_path, name, content, component, kind):
@@ -233,3 +254,48 @@ def test_no_manifest_breaks_the_reader(tmp_path, value, data):
         resolve(str(folder), str(tmp_path))
     except SetError:
         pass
+
+
+NAMES = st.sampled_from(
+    ["postgres_dump.backup", "postgres_dump.sql", "uploads.tar.gz", "config.tar", "data-backup.tar.gz", "backup_info.txt"]
+    + ["manifest.json", "SHA256SUMS", "echo-db-backup-20250301_030000.sql.gz", "echo-db-backup-٢٠٢٥٠٣٠١_030000.sql.gz"]
+) | st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=20).filter(
+    lambda name: name not in (".", "..")
+)
+KINDS = st.sampled_from(["file", "folder", "link", "pipe"])
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(NAMES, st.tuples(KINDS, st.binary(max_size=300)), max_size=6), st.none() | st.just(["database"]))
+def test_no_folder_breaks_the_reader(tmp_path, entries, components):
+    folder = tmp_path / "backup_2024-12-01_03-00-00"
+    shutil.rmtree(str(folder), ignore_errors=True)
+    folder.mkdir()
+    for name, (kind, content) in entries.items():
+        path = folder / name
+        if kind == "file":
+            path.write_bytes(content)
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "link":
+            path.symlink_to("/etc/passwd")
+        else:
+            os.mkfifo(str(path))
+    for source in [folder] + [folder / name for name in entries]:
+        try:
+            found = resolve(str(source), str(tmp_path), components)
+        except SetError:
+            continue
+        for part in found["components"].values():
+            # What is handed on is a file of this folder and nothing else.
+            assert os.path.dirname(part["file"]) == str(folder) and stat.S_ISREG(os.lstat(part["file"]).st_mode)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=400) | st.text(max_size=200).map(lambda text: text.encode("utf-8")))
+def test_no_bytes_break_the_reader_of_manifests(tmp_path, content):
+    folder = tmp_path / "backup_2026-11-23_03-00-00"
+    folder.mkdir(exist_ok=True)
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(SetError):
+        resolve(str(folder), str(tmp_path))

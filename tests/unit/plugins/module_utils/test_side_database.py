@@ -24,6 +24,7 @@ PASSWORD = "it's the superuser's"
 LIKE = dict(encoding="UTF8", collate="C", ctype="C", extensions=[dict(name="pg_trgm", version="1.6")])
 SQL = b"SELECT 1;\nALTER TABLE t OWNER TO music_admin;\n"
 SIDE, PREVIOUS = names("music_server", "0a1b2c3d")
+NOTHING = "music_server_echo_nothing_0a1b2c3d"
 HOSTS = b"abc123\n127.0.0.1\tlocalhost\n172.17.0.2\tabc123\n"
 
 
@@ -292,7 +293,24 @@ def test_swap_is_one_transaction_while_sessions_end():
 
 
 def test_swap_where_there_is_no_live_database():
-    assert renames(swapping(SIDE)) == [(SIDE, "music_server")]
+    server = swapping(SIDE)
+    assert renames(server) == [(SIDE, "music_server")]
+    # Going back must know, so what was there is noted first.
+    assert server.told[0].startswith('CREATE DATABASE "%s" TEMPLATE template0 ALLOW_CONNECTIONS false' % NOTHING)
+    assert renames(swapping(SIDE, NOTHING)) == [(SIDE, "music_server")]
+    assert swapping("music_server", NOTHING).told == []
+
+
+def test_swap_back_to_no_live_database():
+    server = Server("music_server", NOTHING)
+    server.side.swap_back()
+    assert renames(server) == [("music_server", SIDE)]
+    assert server.told[-1] == 'DROP DATABASE IF EXISTS "%s" WITH (FORCE);\n' % NOTHING
+    # It broke off before the last step, or the swap did before its rename.
+    server = Server(SIDE, NOTHING)
+    server.side.swap_back()
+    assert renames(server) == []
+    assert "DROP DATABASE" in server.told[0]
 
 
 def test_swap_that_is_done_does_nothing():

@@ -1,0 +1,419 @@
+# -*- coding: utf-8 -*-
+# Copyright: Contributors to the echo_music.ops collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sets off the host: copied, listed, fetched back, pruned and verified at one destination.
+
+What the kinds of destinations have in common is here; a far end (``offsite_rsync``,
+``offsite_restic``, ``offsite_rclone``) knows how to list, put, fetch, verify and remove sets. A
+copy counts only when it was checked at the far end, whatever broke before. The local set is
+never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+
+from ansible_collections.echo_music.ops.plugins.module_utils import offsite_receipt as receipts
+from ansible_collections.echo_music.ops.plugins.module_utils import retention
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError, SetError
+from ansible_collections.echo_music.ops.plugins.module_utils.offsite_command import (
+    OffsiteError,
+    Programs,
+    persist,
+)
+from ansible_collections.echo_music.ops.plugins.module_utils.offsite_rclone import RcloneEnd
+from ansible_collections.echo_music.ops.plugins.module_utils.offsite_restic import ResticEnd
+from ansible_collections.echo_music.ops.plugins.module_utils.offsite_rsync import RsyncEnd
+from ansible_collections.echo_music.ops.plugins.module_utils.proof import fingerprint
+from ansible_collections.echo_music.ops.plugins.module_utils.prune import survey_sets
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
+    ID,
+    LATEST,
+    PINNED,
+    checked_id,
+    explained,
+    free_bytes,
+    human,
+    prepare_root,
+    published,
+    staging,
+    sync_file,
+    sync_folder,
+    write_file,
+)
+from ansible_collections.echo_music.ops.plugins.module_utils.set_list import list_sets, point_latest
+from ansible_collections.echo_music.ops.plugins.module_utils.set_use import reading
+from ansible_collections.echo_music.ops.plugins.module_utils.shrink import ALARM
+
+LATEST_PROVEN = "latest_proven"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+# A host is a folder at the far end.
+HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}\Z")
+INLINE_PASSWORD = re.compile(r"//[^/@\s]*:[^/@\s]+@")
+WHERE = {"rsync": "target", "restic": "repository", "rclone": "remote"}
+
+
+def ensure_offsite(
+    state, destination, root, source=LATEST, shrink_alarm=ALARM, check=False, run=None, sleep=time.sleep
+):
+    """Bring a set, or the sets, at one destination to a state; return the module's result."""
+    started = time.monotonic()
+    try:
+        _check_destination(destination)
+        with _workplace(root, destination["name"], writes=not check and state in WRITES) as (scratch, lock):
+            programs = _programs(destination, lock, run)
+            job = Job(destination, root, scratch, programs, shrink_alarm, check, sleep)
+            job.persist(job.end.prepare)
+            result = STATES[state](job, source)
+    except EchoError as error:
+        error.what = "Destination %s: %s" % (destination["name"], error.what)
+        error.details["destination"] = destination["name"]
+        raise
+    return dict(
+        dict(changed=False, retried=job.retried, seconds=round(time.monotonic() - started, 1)),
+        destination=dict(name=destination["name"], type=destination["type"], host=job.host),
+        **result,
+    )
+
+
+class Job:
+    """One destination at work: its far end, where we put temporary files, and how patient we are."""
+
+    def __init__(self, destination, root, scratch, programs, shrink_alarm, check, sleep):
+        self.host = destination.get("host") or socket.gethostname()
+        self.destination = destination
+        self.root = root
+        self.scratch = scratch
+        self.programs = programs
+        self.shrink_alarm = shrink_alarm
+        self.check = check
+        self.retried = 0
+        self.end = _far_end(destination, self.host, scratch, programs)
+        self._sleep = sleep
+
+    def persist(self, action):
+        """Do something at the far end, several times if the link fails."""
+        result, tries = persist(action, self.destination["retries"], self.destination["retry_delay"], self._sleep)
+        self.retried += tries - 1
+        return result
+
+    def local_sets(self):
+        """Return what is known of the complete sets of ours that lie here, by id."""
+        found = survey_sets(self.root, self.shrink_alarm)
+        return dict((item["id"], item) for item in found if item["good"] and item["origin"] == "collection")
+
+    def described(self, receipt):
+        """Return what a result says of a copy."""
+        keys = ("id", "time", "bytes", "age", "components", "project") + receipts.FLAGS
+        return dict(dict((key, receipt.get(key)) for key in keys), where=self.end.where(receipt["id"]))
+
+    def receipt_file(self, receipt):
+        """Write a receipt where a far end can take it from."""
+        path = os.path.join(self.scratch, receipts.RECEIPT)
+        write_file(path, receipts.text(receipt))
+        return path
+
+
+# -- states -----------------------------------------------------------------------------------
+
+
+def _copied(job, source):
+    local = job.local_sets()
+    folder = _local_set(job.root, local, source)
+    receipt = receipts.describe(folder, job.host, local.get(os.path.basename(folder)))
+    there = job.persist(job.end.sets)
+    known = there.get(receipt["id"])
+    if known and known.get("manifest_sha256") != receipt["manifest_sha256"]:
+        raise OffsiteError(
+            "%s is another set of the same name." % job.end.where(receipt["id"]),
+            "Do two hosts or stacks copy to one place? Give each a host of its own there.",
+        )
+    result = dict(copied=known is None, bytes_sent=None, verified=None)
+    recipients = job.destination.get("recipients")
+    receipt["age"] = bool(recipients)
+    if known is None and not job.check:
+        with reading(folder), receipts.payload(job.programs, folder, receipt, recipients, job.scratch) as wrapped:
+            receipt_file = job.receipt_file(receipt)
+            result["bytes_sent"], result["verified"] = job.persist(
+                lambda: job.end.put(receipt, wrapped, receipt_file, there)
+            )
+        there = dict(job.persist(job.end.sets))
+        if receipt["id"] not in there:
+            raise OffsiteError("The copy %s is not there." % receipt["id"], "Does something else remove copies there?")
+    result["refreshed"] = _refresh(job, local, there)
+    return dict(
+        result,
+        changed=result["copied"] or bool(result["refreshed"]),
+        set=job.described(known or receipt),
+        diff=dict(before="", after="%s\n" % job.end.where(receipt["id"]) if result["copied"] else ""),
+    )
+
+
+def _refresh(job, local, there):
+    """Bring what was learnt of local sets since they were copied to their copies; return their ids."""
+    refreshed = []
+    for set_id in sorted(set(local) & set(there)):
+        known, folder = there[set_id], local[set_id]["path"]
+        flags = receipts.flags_of(local[set_id])
+        changed = any(flags[name] != known[name] for name in receipts.FLAGS)
+        if changed and fingerprint(folder) == known["manifest_sha256"]:
+            refreshed.append(set_id)
+            if not job.check:
+                _refresh_one(job, dict(known, **flags), folder)
+    return refreshed
+
+
+def _refresh_one(job, receipt, folder):
+    path = job.receipt_file(receipt)
+    job.persist(lambda: job.end.refresh(receipt, folder, path))
+
+
+def _listed(job, unused_source):
+    there = job.persist(job.end.sets)
+    return dict(sets=[job.described(there[set_id]) for set_id in sorted(there)])
+
+
+def _fetched(job, source):
+    receipt = _chosen(job, source)
+    path = published(job.root, receipt["id"])
+    here = [item for item in list_sets(job.root) if item["id"] == receipt["id"]]
+    if here and here[0]["complete"] and fingerprint(path) == receipt["manifest_sha256"]:
+        return dict(path=path, set=job.described(receipt), diff=dict(before="", after=""))
+    if os.path.lexists(path):
+        raise SetError(
+            "%s is there already, and is not the set that lies at %s." % (path, job.end.where(receipt["id"])),
+            "Move it away, or name another root.",
+        )
+    if not job.check:
+        _fetch(job, receipt, path)
+    return dict(changed=True, path=path, set=job.described(receipt), diff=dict(before="", after="%s\n" % path))
+
+
+def _fetch(job, receipt, path):
+    # Encrypted files and their plain twins lie there one by one, so twice the largest is enough.
+    need, free = receipt["bytes"] * (2 if receipt["age"] else 1), free_bytes(job.root)
+    if need + receipts.RESERVE > free:
+        raise SetError(
+            "The set needs %s in %s, of which %s are free." % (human(need), job.root, human(free)),
+            "Remove something, or name a root on another disk.",
+        )
+    inbox = os.path.join(job.scratch, receipt["id"])
+    with explained("create", inbox):
+        os.mkdir(inbox, 0o700)
+    job.persist(lambda: job.end.fetch(receipt, inbox))
+    if receipt["age"]:
+        receipts.unwrap(job.programs, inbox, job.destination.get("identity_file"))
+    receipts.check_sums(inbox)
+    if receipts.describe(inbox, job.host)["manifest_sha256"] != receipt["manifest_sha256"]:
+        raise SetError("What was fetched is not the set %s." % receipt["id"], "Fetch another one.")
+    if receipt["pinned"]:
+        write_file(os.path.join(inbox, PINNED), b"")
+    with explained("publish", path):
+        for name in os.listdir(inbox):
+            sync_file(os.path.join(inbox, name))
+        sync_folder(inbox)
+        os.rename(inbox, path)
+        sync_folder(job.root)
+    point_latest(job.root)
+
+
+def _pruned(job, unused_source):
+    there = job.persist(job.end.sets)
+    sets = [
+        dict(
+            id=receipt["id"],
+            time=receipts.moment(receipt["id"]),
+            good=True,
+            proven=receipt["proven"],
+            pinned=receipt["pinned"],
+            shrunk=receipt["shrunk"],
+            bytes=receipt["bytes"],
+            project=receipt.get("project"),
+            components=receipt["components"],
+        )
+        for receipt in there.values()
+    ]
+    decided = retention.plan(sets, job.destination.get("retention") or {}, time.time())
+    leaving = [there[item["id"]] for item in decided if not item["keep"]]
+    described = [job.end.where(receipt["id"]) for receipt in leaving]
+    if leaving and not job.check:
+        job.persist(lambda: job.end.remove(_still_there(job, leaving)))
+    return dict(
+        changed=bool(leaving),
+        decisions=decided,
+        removed=[receipt["id"] for receipt in leaving],
+        diff=dict(before="".join("%s\n" % line for line in described), after=""),
+    )
+
+
+def _still_there(job, leaving):
+    """Return what an earlier try has not removed yet."""
+    there = job.end.sets()
+    return [receipt for receipt in leaving if receipt["id"] in there]
+
+
+def _verified(job, source):
+    receipt = _chosen(job, source)
+    local = published(job.root, receipt["id"])
+    local = local if fingerprint(local) == receipt["manifest_sha256"] else None
+    verified = None if job.check else job.persist(lambda: job.end.verify(receipt, local))
+    return dict(set=job.described(receipt), verified=verified)
+
+
+def _received(job, source):
+    """Let a set count that was copied to its hidden name by other means."""
+    if job.destination["type"] != "rsync" or not job.destination["target"].startswith("/"):
+        raise OffsiteError("Only a folder of this host can receive a set.", "Name it as target, with the type rsync.")
+    set_id = checked_id(source)
+    there = job.persist(job.end.sets)
+    if set_id in there:
+        return dict(copied=False, verified=None, set=job.described(there[set_id]))
+    if job.check:
+        return dict(changed=True, copied=True, verified=None, set=None)
+    folder = staging(job.end.folder, set_id)
+    receipt = receipts.describe(folder, job.host)
+    if receipt["id"] != set_id:
+        raise SetError("%s holds the set %s." % (folder, receipt["id"]), "Remove the folder, and copy the set again.")
+    verified = job.end.adopt(receipt, job.receipt_file(receipt))
+    return dict(changed=True, copied=True, verified=verified, set=job.described(receipt))
+
+
+STATES = {
+    "copied": _copied,
+    "listed": _listed,
+    "fetched": _fetched,
+    "pruned": _pruned,
+    "verified": _verified,
+    "received": _received,
+}
+WRITES = ("copied", "fetched", "pruned", "received")
+
+
+# -- which set --------------------------------------------------------------------------------
+
+
+def _local_set(root, local, source):
+    """Return the folder of a local set: by id, ``latest`` or ``latest_proven``."""
+    if ID.match(source):
+        return published(root, source)
+    wanted = [item for unused, item in sorted(local.items()) if source == LATEST or item["proven"]]
+    if source not in (LATEST, LATEST_PROVEN) or not wanted:
+        raise SetError(
+            "There is no set %s in %s." % (source, root), "Name a set's id, %s or %s." % (LATEST, LATEST_PROVEN)
+        )
+    return wanted[-1]["path"]
+
+
+def _chosen(job, source):
+    """Return the receipt of a set at the far end."""
+    there = job.persist(job.end.sets)
+    wanted = [set_id for set_id in sorted(there) if source in (LATEST, set_id)]
+    if source == LATEST_PROVEN:
+        wanted = [set_id for set_id in sorted(there) if there[set_id]["proven"]]
+    if not wanted:
+        listed = ", ".join(sorted(there)[-5:])
+        raise SetError(
+            "There is no set %s of the host %s in %s." % (source, job.host, job.end.where("").rstrip("/")),
+            "There are: %s." % listed if listed else "There is none of that host. Did it have another name (host)?",
+        )
+    return there[wanted[-1]]
+
+
+# -- the destination --------------------------------------------------------------------------
+
+
+def _check_destination(destination):
+    kind, name = destination["type"], destination["name"]
+    if not NAME.match(name):
+        raise OffsiteError("%.80r is not a name for a destination." % name, "Use letters, digits and ._-")
+    host = destination.get("host")
+    if host and not HOST.match(host):
+        raise OffsiteError("%.80r is not a name for a host." % host, "Use letters, digits and ._-")
+    place = destination.get(WHERE[kind])
+    # restic can take its repository from its environment.
+    if not place and kind != "restic":
+        raise OffsiteError("Where to is not told.", "A destination of the type %s has a %s." % (kind, WHERE[kind]))
+    if place and INLINE_PASSWORD.search(place):
+        raise OffsiteError(
+            "There is a password in the %s, where everybody sees it." % WHERE[kind],
+            "Give it in secret_environment, for restic the whole URL as RESTIC_REPOSITORY.",
+        )
+    if kind == "restic" and destination.get("recipients"):
+        raise OffsiteError("restic encrypts by itself.", "Leave the recipients out.")
+
+
+def _programs(destination, lock, run):
+    environment = dict(destination.get("environment") or {}, **(destination.get("secret_environment") or {}))
+    secrets = list((destination.get("secret_environment") or {}).values())
+    if destination["type"] == "restic":
+        if destination.get("password"):
+            environment["RESTIC_PASSWORD"] = destination["password"]
+            secrets.append(destination["password"])
+        if destination.get("password_file"):
+            environment["RESTIC_PASSWORD_FILE"] = destination["password_file"]
+    environment = dict((name, str(value)) for name, value in environment.items())
+    secrets = [str(secret) for secret in secrets]
+    return Programs(environment, secrets, timeout=destination["timeout"], keep_open=lock, run=run)
+
+
+def _far_end(destination, host, scratch, programs):
+    limit = destination.get("bandwidth_limit")
+    ssh = dict(
+        port=destination.get("port"),
+        ssh_key=destination.get("ssh_key"),
+        ssh_options=destination.get("ssh_options") or (),
+    )
+    if destination["type"] == "rsync":
+        return RsyncEnd(programs, host, destination["target"], scratch, bandwidth_limit=limit, **ssh)
+    if destination["type"] == "rclone":
+        config = destination.get("config_file")
+        return RcloneEnd(programs, host, destination["remote"], scratch, config_file=config, bandwidth_limit=limit)
+    return ResticEnd(
+        programs,
+        host,
+        destination.get("repository"),
+        scratch,
+        bandwidth_limit=limit,
+        read_data_subset=destination.get("read_data_subset"),
+        **ssh,
+    )
+
+
+@contextlib.contextmanager
+def _workplace(root, name, writes):
+    """Yield a folder for temporary files, and the lock under which one process at a time writes to a destination.
+
+    What only looks has a folder elsewhere, and no lock.
+    """
+    if not writes:
+        scratch = tempfile.mkdtemp(prefix="echo_offsite.")
+        try:
+            yield scratch, None
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return
+    prepare_root(root)
+    scratch = os.path.join(root, ".offsite_%s" % name)
+    with explained("lock", scratch):
+        lock = os.open(scratch + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OffsiteError("Another run is at work there (%s.lock)." % scratch, "Wait for its end.")
+        # What a run that was killed left: nobody else works in it.
+        shutil.rmtree(scratch, ignore_errors=True)
+        with explained("create", scratch):
+            os.mkdir(scratch, 0o700)
+        yield scratch, lock
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
