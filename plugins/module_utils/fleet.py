@@ -24,7 +24,7 @@ def assess(answers, now, max_age, max_proven_age, shrink_alarm):
 
     ``answers`` is a list of ``{"name", "error", "info"}``: what went wrong, or what ``echo_info``
     returned with ``sizes``, ``database`` and ``backup_sets``. Ages are in seconds; ``shrink_alarm``
-    is the share of the forerunner's size below which a set has shrunk.
+    is the share of its bytes that a set may hold less than the one before it, 0 for any.
 
     Returns ``{"time", "hosts", "counts", "lines"}``; hosts come with those first that need a person,
     each with its ``state`` (``bad``, ``warn``, ``good``), its ``problems`` (``[{"state", "text"}]``) and
@@ -161,6 +161,10 @@ def _growth(role, size, since, now):
     return None
 
 
+def _shrank(complete, alarm):
+    return bool(alarm) and complete[-1]["bytes"] < complete[-2]["bytes"] * (1 - alarm)
+
+
 def _problems(host, answer, stack, sets, complete, runs, limits):
     if answer["error"]:
         return [dict(state=BAD, text=answer["error"])]
@@ -191,7 +195,7 @@ def _problems(host, answer, stack, sets, complete, runs, limits):
         say(WARN, "No backup has been proven by a restore drill.")
     elif host["proven"] and host["proven"]["age"] > limits["max_proven_age"]:
         say(WARN, "The last restore drill that passed was %s.", host["proven"]["ago"])
-    if len(complete) > 1 and complete[-1]["bytes"] < complete[-2]["bytes"] * limits["shrink_alarm"]:
+    if len(complete) > 1 and _shrank(complete, limits["shrink_alarm"]):
         say(WARN, "The last backup has %s, the one before it %s.", host["last"]["size"], human(complete[-2]["bytes"]))
     for item in sets:
         if not item["complete"]:

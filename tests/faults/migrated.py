@@ -21,6 +21,7 @@ APPS = ("echo", "echo-app")
 PLAYS = "SELECT coalesce(json_agg(id), '[]') FROM play_history"
 STATS = "SELECT coalesce(sum(plays), 0)::int FROM user_play_stats"
 SEEDED = 2000
+IN_FLIGHT = 3
 
 
 def run(host, command, check=True):
@@ -63,9 +64,9 @@ def judge(host, player):
         wrong.append("%d of %d acknowledged plays are missing" % (len(missing), len(promised)))
     if len(plays) != len(there) or len(promised) != len(set(promised)):
         wrong.append("a play is there twice")
-    # Each request whose answer was lost was written once, or not at all.
+    # A request whose answer was lost was written once, or not at all. Nearly all of them met no app any more.
     more = len(plays) - SEEDED - len(promised)
-    if not missing and not 0 <= more <= player["unknown"]:
+    if not missing and not 0 <= more <= min(player["unknown"], IN_FLIGHT):
         wrong.append("%d plays more than were acknowledged, %d answers were lost" % (more, player["unknown"]))
     counted = sql(host, STATS)
     if counted != len(plays):

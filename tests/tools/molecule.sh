@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# Molecule scenarios one after the other, all or the named ones; the first that fails ends the run.
+# Molecule scenarios, all or the named ones, two at a time: most of what they do is to wait. After one that fails, none
+# is begun. What a scenario says comes in one piece, when it has ended.
 set -uo pipefail
 # shellcheck source=tests/tools/env.sh
 . "$(dirname "$0")/env.sh"
 
 export MOLECULE_GLOB='molecule/*/molecule.yml'
+lanes=${LANES:-2}
+
+# These two bring up the same stack, so they run one after the other.
+shared=" default unified "
 
 scenarios=("$@")
 if [ ${#scenarios[@]} -eq 0 ]; then
@@ -13,19 +18,38 @@ if [ ${#scenarios[@]} -eq 0 ]; then
   done
 fi
 
-passed=0
-failed=0
-for scenario in "${scenarios[@]}"; do
-  title "molecule: $scenario"
-  if molecule test --scenario-name "$scenario"; then
-    passed=$((passed + 1))
-  else
-    failed=1
-    break
-  fi
-done
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
 
-printf '\nmolecule: %d passed, %d failed' "$passed" "$failed"
-[ "$failed" -eq 0 ] || printf ' (%s)' "$scenario"
+run() {
+  local scenario=$1 started=$SECONDS code
+  if [[ $shared == *" $scenario "* ]]; then
+    exec 9>"$logs/shared.lock"
+    flock 9
+  fi
+  molecule test --scenario-name "$scenario" >"$logs/$scenario.log" 2>&1 9>&-
+  code=$?
+  (
+    flock 8
+    title "molecule: $scenario"
+    cat "$logs/$scenario.log"
+    printf '\nmolecule: %s, exit code %d after %d s\n' "$scenario" "$code" "$((SECONDS - started))"
+  ) 8>"$logs/output.lock"
+  echo "$code" >"$logs/$scenario.code"
+}
+
+failures() { grep -Lx 0 "$logs"/*.code 2>/dev/null | xargs -rn1 basename -s .code | tr '\n' ' '; }
+
+for scenario in "${scenarios[@]}"; do
+  while [ "$(jobs -rp | wc -l)" -ge "$lanes" ]; do sleep 1; done
+  if [ -n "$(failures)" ]; then break; fi
+  run "$scenario" &
+done
+wait
+
+passed=$(cat "$logs"/*.code 2>/dev/null | grep -cx 0)
+failed=$(failures)
+printf '\nmolecule: %d passed, %d failed' "$passed" "$(wc -w <<<"$failed")"
+[ -z "$failed" ] || printf ' (%s)' "${failed% }"
 printf ' of %d scenarios\n' "${#scenarios[@]}"
-[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+[ "$passed" -eq "${#scenarios[@]}" ] && [ "$passed" -gt 0 ]

@@ -312,7 +312,7 @@ def test_the_cache_is_the_volume_of_redis(stack, codec, name):
 
 
 def test_a_component_that_the_layout_lacks(stack):
-    with pytest.raises(SetError, match="no component data.*It has: database, uploads, config, logs, cache, deployment"):
+    with pytest.raises(SetError, match="no component data.*It has: database, uploads, config, logs, cache, postgres-data, deployment"):
         plan(stack, ["data"])
 
 
