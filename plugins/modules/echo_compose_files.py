@@ -45,7 +45,9 @@ attributes:
     platforms: posix
 seealso:
   - module: echo_music.ops.echo_restore
-  - module: community.docker.docker_compose_v2
+  - name: Compose
+    description: The module C(community.docker.docker_compose_v2) brings up what this one prepares.
+    link: https://docs.ansible.com/ansible/latest/collections/community/docker/docker_compose_v2_module.html
 """
 
 EXAMPLES = r"""

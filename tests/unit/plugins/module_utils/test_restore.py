@@ -138,7 +138,7 @@ def opened(folder, log):
     """The restore of a journal; its stack is what discovery would see now."""
     engine = SmallEngine(folder)
     containers = dict((role, engine.container(name)) for role, name in ROLES.items())
-    return Restore(engine, log, dict(containers=containers), health_timeout=0.01)
+    return Restore(engine, log, dict(containers=containers, project="echo"), health_timeout=0.01)
 
 
 def go(folder, state="committed", comes="new", keep=DAY):
@@ -406,7 +406,7 @@ def go_with_server(folder, log, state="committed", comes="new", start=False):
     """What a module run does where the server may be asleep; also return what was said of it."""
     engine = ServerEngine(folder)
     containers = dict((role, engine.container(name)) for role, name in ROLES.items())
-    restore = Restore(engine, log, dict(containers=containers), health_timeout=0.01)
+    restore = Restore(engine, log, dict(containers=containers, project="echo"), health_timeout=0.01)
     restore.reconcile()
     with restore.server(dict(components=["database"])) as broken:
         restore.stage(planned(comes), DAY, start)
