@@ -159,7 +159,7 @@ def _predict(engine, journal, state, plan, stack, make_compose):
         return dict(result, images=runs, available=_available(engine, stack, make_compose))
     if state == "saved":
         planned = make_plan(engine, stack, make_compose(stack["deployment"], engine.host), **plan)
-        return dict(_planned(result, planned), changed=not planned["up_to_date"])
+        return dict(_planned(result, planned), changed=not planned["up_to_date"], predicted=True)
     return dict(result, changed=operation is not None)
 
 
@@ -604,5 +604,5 @@ def _result(changed, operation):
 def _planned(result, plan):
     keys = ("kind", "version", "images", "wanted", "git", "touched", "fresh", "builds", "up_to_date")
     return dict(
-        result, files=sorted(plan["new_files"]), diff=dict(before=plan["before"], after=plan["after"]), **dict((key, plan[key]) for key in keys)
+        result, predicted=False, files=sorted(plan["new_files"]), diff=dict(before=plan["before"], after=plan["after"]), **dict((key, plan[key]) for key in keys)
     )

@@ -132,7 +132,7 @@ def _last(complete, now):
 def _proven(complete, now):
     for item in reversed(complete):
         drill = item.get("drill")
-        if item.get("proven") and drill:
+        if item.get("proven") and drill and drill["time"]:
             age = max(0, now - epoch(drill["time"]))
             return dict(id=item["id"], age=age, ago=ago(age), rto_seconds=drill["rto_seconds"])
     return None

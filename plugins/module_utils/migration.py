@@ -36,6 +36,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils import stack as ech
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError, StackError
 from ansible_collections.echo_music.ops.plugins.module_utils.journal import FOLDER, NAME
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import Database
+from ansible_collections.echo_music.ops.plugins.module_utils.process import let_go_of_files
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import explained, read_small, replace_file, write_file
 from ansible_collections.echo_music.ops.plugins.module_utils.side_database import compare
 
@@ -477,7 +478,7 @@ def start_guard(engine, record):
         # A session of its own: the end of the connection must not take the guard along.
         os.setsid()
         if os.fork() == 0:
-            _let_go_of_files()
+            let_go_of_files()
             os.chdir("/")
             guard(engine.anew(), record.project, os.path.dirname(record.path), record.content["id"])
     finally:
@@ -500,12 +501,3 @@ def guard(engine, project, folder, migration_id, poll=GUARD_POLL):
             # The engine or the disk may be back at the next look; the app still waits for it.
             pass
         time.sleep(poll)
-
-
-def _let_go_of_files():
-    """Close what came from the module: its caller waits until nobody holds its output."""
-    for descriptor in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            os.close(int(descriptor))
-    for unused in range(3):
-        os.open(os.devnull, os.O_RDWR)

@@ -159,7 +159,7 @@ def _moved(path, here, working_dir):
 
 
 def _engine(engine, project):
-    containers = [container for container in engine.containers()]
+    containers = engine.containers()
     ours = [container for container in containers if project and container["project"] == project]
     images = {}
     for image in engine.images():

@@ -11,12 +11,12 @@ set, and gives a set up that nobody holds any more.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils.backup_set import abandon_set
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
+from ansible_collections.echo_music.ops.plugins.module_utils.process import let_go_of_files
 from ansible_collections.echo_music.ops.plugins.module_utils.set_lock import holder, read_lock
 
 POLL = 2
@@ -32,7 +32,7 @@ def start(engine, root, set_id):
         # A session of its own: the end of the connection must not take the guard along.
         os.setsid()
         if os.fork() == 0:
-            _let_go_of_files()
+            let_go_of_files()
             os.chdir("/")
             guard(engine.anew(), root, set_id)
     finally:
@@ -53,13 +53,3 @@ def guard(engine, root, set_id, poll=POLL):
             # The engine or the disk may be back at the next look; the app still waits for it.
             pass
         time.sleep(poll)
-
-
-def _let_go_of_files():
-    """Close what came from the module: its caller waits until nobody holds its output."""
-    for descriptor in os.listdir("/proc/self/fd"):
-        # The folder's own descriptor is in the list, and closed by now.
-        with contextlib.suppress(OSError):
-            os.close(int(descriptor))
-    for unused in range(3):
-        os.open(os.devnull, os.O_RDWR)

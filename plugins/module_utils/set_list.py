@@ -117,7 +117,7 @@ def _drill(folder):
     """Return ``{"time", "passed", "rto_seconds"}`` of a set's last restore drill, or None."""
     for proof in read_proofs(folder):
         if proof["level"] == DRILL:
-            return dict(time=proof["finished"], passed=proof["passed"], rto_seconds=proof["rto_seconds"])
+            return dict(time=proof.get("finished"), passed=proof["passed"], rto_seconds=proof.get("rto_seconds"))
     return None
 
 

@@ -203,6 +203,11 @@ fresh:
   type: list
   elements: str
   sample: []
+predicted:
+  description: Whether this is the plan alone, in check mode.
+  returned: O(state=saved)
+  type: bool
+  sample: false
 builds:
   description: Whether the app's image is built on the host.
   returned: success

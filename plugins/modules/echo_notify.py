@@ -45,6 +45,13 @@ options:
         type: list
         elements: str
         choices: [start, success, alarm, failure]
+      operations:
+        description:
+          - Of which operations it is told, such as V(backup) or V(verify).
+          - By default of V(backup) alone for V(healthchecks), because a check waits for one thing, and of all for others.
+            Have a second check for V(verify).
+        type: list
+        elements: str
       url:
         description:
           - The address, of the scheme C(https) or C(http). Needed for all types but V(mail).
@@ -190,6 +197,7 @@ EVENTS = ["start", "success", "alarm", "failure"]
 TARGET = dict(
     type=dict(type="str", choices=["healthchecks", "ntfy", "webhook", "mail"], required=True),
     events=dict(type="list", elements="str", choices=EVENTS),
+    operations=dict(type="list", elements="str"),
     url=dict(type="str", no_log=True),
     token=dict(type="str", no_log=True),
     headers=dict(type="dict", no_log=True),

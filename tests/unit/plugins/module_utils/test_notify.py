@@ -179,6 +179,14 @@ def test_a_target_says_what_it_wants_to_know(receiver):
     assert receiver.requests[0][2] == "Echo backup of nas: done"
 
 
+def test_a_drill_does_not_pass_for_the_backup_that_a_check_waits_for(receiver):
+    check = dict(type="healthchecks", url=receiver.url)
+    assert told([check], "success", operation="verify")["told"] == []
+    assert told([dict(check, operations=["verify"])], "success", operation="verify")["told"] == ["healthchecks (target 1)"]
+    assert told([dict(check, operations=["verify"])], "success")["told"] == []
+    assert told([dict(type="webhook", url=receiver.url)], operation="verify")["told"] == ["webhook (target 1)"]
+
+
 def test_what_is_too_long_is_cut_off(receiver):
     told([dict(type="healthchecks", url=receiver.url)], message="ñ" * BODY_LIMIT)
     body = receiver.requests[0][2]
