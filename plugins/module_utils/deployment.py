@@ -315,7 +315,7 @@ class Deployment:
                 fewer=fewer,
                 log=self._log(),
             )
-        return dict(_result(True, operation), tables=dict((name, dict(before=(recorded or {}).get(name), after=found.get(name))) for name in sorted(set(recorded or {}) | set(found))))
+        return dict(_result(True, operation), tables=_both(recorded or {}, found))
 
     def commit(self):
         """Let the new version stay: what was saved of the old one goes, but for its volumes and sets."""
@@ -577,6 +577,11 @@ def _fewer(before, after, tables):
     ]
 
 
+def _both(before, after):
+    """Return the rows of each table on both sides, None where a side has no such table."""
+    return dict((name, dict(before=before.get(name), after=after.get(name))) for name in sorted(set(before) | set(after)))
+
+
 # -- what is told -------------------------------------------------------------------------------
 
 
@@ -603,6 +608,6 @@ def _result(changed, operation):
 
 def _planned(result, plan):
     keys = ("kind", "version", "images", "wanted", "git", "touched", "fresh", "builds", "up_to_date")
-    return dict(
-        result, predicted=False, files=sorted(plan["new_files"]), diff=dict(before=plan["before"], after=plan["after"]), **dict((key, plan[key]) for key in keys)
-    )
+    shown = dict((key, plan[key]) for key in keys)
+    diff = dict(before=plan["before"], after=plan["after"])
+    return dict(result, predicted=False, files=sorted(plan["new_files"]), diff=diff, **shown)
