@@ -41,14 +41,14 @@ TIMEOUT = 10
 PAUSES = (1, 3)
 
 
-def notify(targets, event, operation, subject, message="", alarms=(), facts=None, check=False, pause=time.sleep):
+def notify(targets, event, operation, subject, text="", alarms=(), facts=None, check=False, pause=time.sleep):
     """Tell every target that wants to know of the event; return the module's result."""
     report = dict(
         event=event,
         operation=operation,
         subject=subject,
         title="Echo %s of %s: %s" % (operation, subject, WORDS[event]),
-        message=message,
+        text=text,
         alarms=list(alarms),
         facts=facts or {},
     )
@@ -89,8 +89,8 @@ def _told(target, report, pause):
 
 
 def text_of(report):
-    """Return the message with what a person is to look at, no longer than any target takes."""
-    lines = [report["message"]] if report["message"] else []
+    """Return the text with what a person is to look at, no longer than any target takes."""
+    lines = [report["text"]] if report["text"] else []
     lines += ["- " + alarm for alarm in report["alarms"]]
     encoded = "\n".join(lines).encode("utf-8", "replace")
     if len(encoded) > BODY_LIMIT:

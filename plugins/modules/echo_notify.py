@@ -31,7 +31,7 @@ options:
           - V(healthchecks) posts to the URL for a success, to C(/start) below it for the start and to C(/fail) for an
             alarm or failure. As it expects a ping at certain times, it also notices the backup that never ran.
           - V(ntfy) posts a message to a topic.
-          - V(webhook) posts a JSON object with C(event), C(operation), C(subject), C(title), C(message), C(alarms) and
+          - V(webhook) posts a JSON object with C(event), C(operation), C(subject), C(title), C(text), C(alarms) and
             C(facts).
           - V(mail) sends a mail by SMTP.
         type: str
@@ -112,7 +112,7 @@ options:
       - The host that it was done to.
     type: str
     required: true
-  message:
+  text:
     description:
       - More about it in plain text. What is longer than a target takes is cut off.
     type: str
@@ -156,7 +156,7 @@ EXAMPLES = r"""
     event: failure
     operation: verify
     subject: nas.example.org
-    message: "SHA256SUMS does not match uploads.tar.gz."
+    text: "SHA256SUMS does not match uploads.tar.gz."
     targets:
       - type: ntfy
         url: https://ntfy.example.org/echo
@@ -219,7 +219,7 @@ def main():
             event=dict(type="str", choices=EVENTS, required=True),
             operation=dict(type="str", default="backup"),
             subject=dict(type="str", required=True),
-            message=dict(type="str", default=""),
+            text=dict(type="str", default=""),
             alarms=dict(type="list", elements="str", default=[]),
             facts=dict(type="dict", default={}),
         ),

@@ -119,7 +119,7 @@ def mail(port, **more):
 
 @pytest.mark.parametrize("event, path", [("start", "/start"), ("success", ""), ("alarm", "/fail"), ("failure", "/fail")])
 def test_healthchecks(receiver, event, path):
-    result = told([dict(type="healthchecks", url=receiver.url + "/")], event, message="The disk is full.", alarms=["It shrank."])
+    result = told([dict(type="healthchecks", url=receiver.url + "/")], event, text="The disk is full.", alarms=["It shrank."])
     assert result["told"] == ["healthchecks (target 1)"] and result["changed"]
     assert [(at, body) for at, unused_headers, body in receiver.requests] == [
         ("/" + SECRET + path, "The disk is full.\n- It shrank.")
@@ -132,7 +132,7 @@ def test_the_path_comes_before_the_query(receiver):
 
 
 def test_ntfy(receiver):
-    told([dict(type="ntfy", url=receiver.url, token=SECRET)], message="Está lleno.", operation="café\r\nX-Bad: 1")
+    told([dict(type="ntfy", url=receiver.url, token=SECRET)], text="Está lleno.", operation="café\r\nX-Bad: 1")
     path, headers, body = receiver.requests[0]
     assert (path, body) == ("/" + SECRET, "Está lleno.")
     assert headers["Authorization"] == "Bearer " + SECRET
@@ -143,7 +143,7 @@ def test_ntfy(receiver):
 
 def test_a_webhook_gets_everything_as_json(receiver):
     target = dict(type="webhook", url=receiver.url, headers={"X-Key": SECRET})
-    told([target], "alarm", message="Made.", alarms=["It shrank."], facts={"id": "backup_1"})
+    told([target], "alarm", text="Made.", alarms=["It shrank."], facts={"id": "backup_1"})
     unused_path, headers, body = receiver.requests[0]
     assert headers["X-Key"] == SECRET and headers["Content-Type"] == "application/json"
     assert json.loads(body) == {
@@ -151,7 +151,7 @@ def test_a_webhook_gets_everything_as_json(receiver):
         "operation": "backup",
         "subject": "nas",
         "title": "Echo backup of nas: done, but look at it",
-        "message": "Made.",
+        "text": "Made.",
         "alarms": ["It shrank."],
         "facts": {"id": "backup_1"},
     }
@@ -188,7 +188,7 @@ def test_a_drill_does_not_pass_for_the_backup_that_a_check_waits_for(receiver):
 
 
 def test_what_is_too_long_is_cut_off(receiver):
-    told([dict(type="healthchecks", url=receiver.url)], message="ñ" * BODY_LIMIT)
+    told([dict(type="healthchecks", url=receiver.url)], text="ñ" * BODY_LIMIT)
     body = receiver.requests[0][2]
     assert len(body.encode()) <= BODY_LIMIT and body.endswith("ñ\n...")
 
@@ -256,7 +256,7 @@ def test_check_mode_says_who_would_be_told(receiver):
 
 
 def test_mail(mail_server):
-    result = told([mail(mail_server.server_address[1])], message="Está lleno.", alarms=["It shrank."])
+    result = told([mail(mail_server.server_address[1])], text="Está lleno.", alarms=["It shrank."])
     assert result["failures"] == []
     (received,) = mail_server.mails
     assert received["Subject"] == "Echo backup of nas: FAILED"
