@@ -54,7 +54,7 @@ sanity: venv packages ## ansible-test sanity
 
 .PHONY: unit
 unit: venv packages ## Unit tests
-	pytest -q
+	pytest -q -n auto
 
 .PHONY: molecule
 molecule: setup ## Molecule scenarios, all or SCENARIO="default unified"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Molecule scenarios, all or the named ones, two at a time: most of what they do is to wait. After one that fails, none
+# Molecule scenarios, all or the named ones, three at a time: most of what they do is to wait. After one that fails, none
 # is begun. What a scenario says comes in one piece, when it has ended.
 set -uo pipefail
 # shellcheck source=tests/tools/env.sh
 . "$(dirname "$0")/env.sh"
 
 export MOLECULE_GLOB='molecule/*/molecule.yml'
-lanes=${LANES:-2}
+lanes=${LANES:-3}
 
 # These two bring up the same stack, so they run one after the other.
 shared=" default unified "

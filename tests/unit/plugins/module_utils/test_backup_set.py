@@ -380,7 +380,9 @@ def dead_owner():
     return owner
 
 
-@pytest.mark.parametrize("owner", ["", "other-machine 1 1", identity(), "no identity at all"])
+@pytest.mark.parametrize(
+    "owner", ["", "other-machine 1 1", identity(), "no identity at all"], ids=["none", "elsewhere", "this", "nonsense"]
+)
 def test_two_backups_at_once(engine, root, stack, owner):
     opened = open_set(engine, root, stack, owner=owner)
     with pytest.raises(SetError, match="has been under way") as caught:
