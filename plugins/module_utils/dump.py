@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
-from ansible_collections.echo_music.ops.plugins.module_utils.direct_file import DirectFile
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
     DatabaseError,
     EchoError,
@@ -36,7 +37,6 @@ from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
     SetError,
     SpaceError,
 )
-from ansible_collections.echo_music.ops.plugins.module_utils.named_pipe import NamedPipe
 from ansible_collections.echo_music.ops.plugins.module_utils.pg_archive import Recompressor, can_recompress
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import (
     COUNT_ROWS,
@@ -53,7 +53,7 @@ GLOBALS_FILE = "postgres_globals.sql"
 FILES = (DUMP_FILE, PLAIN_FILE, GLOBALS_FILE)
 SNAPSHOT_FILE = ".snapshot.json"
 PARTIAL = ".partial"
-PIPE = ".pipe"
+PIPE = DUMP_FILE + ".pipe"
 
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
 EXPORT_SNAPSHOT = """
@@ -69,9 +69,9 @@ SELECT json_build_object(
 """
 ZSTD_SINCE = 160000
 
-# One pass: what pg_dump writes comes to us and to pg_restore at once. Named pipes, because the
-# exit code of each command counts, and not every shell has pipefail; those between the
-# commands lie in the helper container, those to us in the destination.
+# One pass: what pg_dump writes goes to the file and to pg_restore at once. Named pipes, because
+# the exit code of each command counts, and not every shell has pipefail; they lie in the
+# helper container.
 HELPER_SCRIPT = """
 set -e
 umask 077
@@ -92,7 +92,6 @@ GLOBALS_END = b"\n-- PostgreSQL database cluster dump complete\n"
 # What follows the closing line: newer servers add one that ends psql's restricted mode.
 TAIL_SIZE = 1024
 READ_SIZE = 4 << 20
-COPY_SIZE = 1 << 20
 NO_SPACE = os.strerror(errno.ENOSPC)
 
 
@@ -234,32 +233,30 @@ class Task:
         names = [DUMP_FILE] + ([PLAIN_FILE] if self._plain else [])
         try:
             with self._files.timed(*names):
-                self._help(codec, names)
+                if can_recompress(codec, self._server["version"]):
+                    self._help_recompressed()
+                else:
+                    self._help(self._command(codec), DUMP_FILE + PARTIAL)
         except EchoError:
             if self._files.size(DUMP_FILE):
                 raise
         return self._files.size(DUMP_FILE) > 0
 
-    def _help(self, codec, names):
-        with contextlib.ExitStack() as stack:
-            takers = dict((name, _Copy(stack.enter_context(self._files.open(name)))) for name in names)
-            if can_recompress(codec, self._server["version"]):
-                codec = "none"
-                takers[DUMP_FILE] = Recompressor(takers[DUMP_FILE].output)
-            for name, taker in takers.items():
-                stack.enter_context(NamedPipe(self._files.path(name + PIPE), taker.take))
-            self._run_helper(self._command(codec))
-        if isinstance(takers[DUMP_FILE], Recompressor):
-            self._files.check_before_publishing(takers[DUMP_FILE].read_back, DUMP_FILE)
+    def _help_recompressed(self):
+        with self._files.open(DUMP_FILE) as output:
+            recompressor = Recompressor(self._files.path(PIPE), output)
+            with recompressor:
+                self._help(self._command("none"), PIPE)
+        self._files.check_before_publishing(recompressor.read_back, DUMP_FILE)
 
-    def _run_helper(self, argv):
+    def _help(self, argv, dump_file):
         container = self._database.inspected()
         env = dict(
             PGHOST="127.0.0.1",
             PGPORT=self._server["port"],
             PGSSLMODE="allow",
-            DUMP=DUMP_FILE + PIPE,
-            PLAIN=PLAIN_FILE + PIPE if self._plain else os.devnull,
+            DUMP=dump_file,
+            PLAIN=PLAIN_FILE + PARTIAL if self._plain else "/dev/null",
         )
         with self._database.explained("dump"):
             with self._engine.helper(
@@ -300,7 +297,6 @@ class StagedFiles:
     def __init__(self, folder):
         self.folder = os.path.abspath(folder)
         self._seconds = {}
-        self._written = {}
         self._checks = []
 
     def __enter__(self):
@@ -314,21 +310,18 @@ class StagedFiles:
         """Return the path of a file as it is named while it is written."""
         return os.path.join(self.folder, name)
 
-    @contextlib.contextmanager
     def open(self, name):
-        """Give a new file to write to, which is whole and on disk after the block; for no name, what swallows all."""
+        """Open a new file for writing, or what swallows everything for no name."""
         if name is None:
-            with open(os.devnull, "wb") as nowhere:
-                yield nowhere
-            return
-        fd = os.open(self.path(name + PARTIAL), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with DirectFile(fd) as self._written[name]:
-            yield self._written[name]
-            self._written[name].finish()
+            return open(os.devnull, "wb")
+        return os.fdopen(os.open(self.path(name + PARTIAL), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
     def size(self, name):
-        """Return the bytes that were written to a file, 0 where there is none."""
-        return self._written[name].bytes if name in self._written else 0
+        """Return a file's bytes, 0 where there is none."""
+        try:
+            return os.stat(self.path(name + PARTIAL)).st_size
+        except FileNotFoundError:
+            return 0
 
     def feed(self, name, command):
         """Write a file to a command's input, beside the thread that reads its output.
@@ -366,27 +359,29 @@ class StagedFiles:
             raise self._damaged(name, "its closing line is missing")
 
     def check_before_publishing(self, check, name):
-        """Have a file checked when all are written; ``check`` takes its path, and raises."""
+        """Have a file checked while the others are being hashed; ``check`` takes its path, and raises."""
         self._checks.append((check, name))
 
     def publish(self, source, database_bytes, tables, codec):
-        """Give the files their names and return their artifacts."""
-        for check, name in self._checks:
-            check(self.path(name + PARTIAL))
-        names = [name for name in FILES if name in self._seconds and name in self._written]
+        """Make the files durable, give them their names and return their artifacts."""
+        names = [name for name in FILES if name in self._seconds and os.path.exists(self.path(name + PARTIAL))]
         artifacts = []
-        for name in names:
-            written = self._written[name]
+        with ThreadPoolExecutor() as threads:
+            checks = [threads.submit(check, self.path(name + PARTIAL)) for check, name in self._checks]
+            synced = list(threads.map(_synced, [self.path(name + PARTIAL) for name in names]))
+            for check in checks:
+                check.result()
+        for name, (digest, size) in zip(names, synced):
             artifacts.append(
                 dict(
                     role="database",
                     file=name,
                     source=source,
-                    bytes_in=written.bytes if name == GLOBALS_FILE else database_bytes,
-                    bytes_out=written.bytes,
+                    bytes_in=size if name == GLOBALS_FILE else database_bytes,
+                    bytes_out=size,
                     members=self._roles() if name == GLOBALS_FILE else tables,
                     codec=codec if name == DUMP_FILE else "none",
-                    sha256=written.sha256,
+                    sha256=digest,
                     seconds=self._seconds[name],
                 )
             )
@@ -396,7 +391,7 @@ class StagedFiles:
         return artifacts
 
     def _remove_partial(self):
-        for name in [name + suffix for name in FILES for suffix in (PARTIAL, PIPE)]:
+        for name in [name + PARTIAL for name in FILES] + [PIPE]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path(name))
 
@@ -469,13 +464,14 @@ def _no_space(folder):
     return SpaceError("No space left while writing the dump to %s." % folder, "Make room there.", path=folder)
 
 
-class _Copy:
-    """Takes what comes, and writes it to ``output`` as it is."""
-
-    def __init__(self, output):
-        self.output = output
-
-    def take(self, read):
-        """Read to the end by ``read(size)``."""
-        for block in iter(lambda: read(COPY_SIZE), b""):
-            self.output.write(block)
+def _synced(path):
+    """Flush a file to disk; return its SHA-256 and its bytes."""
+    digest = hashlib.sha256()
+    size = 0
+    with open(path, "rb") as written:
+        os.fchmod(written.fileno(), 0o600)
+        for block in iter(lambda: written.read(READ_SIZE), b""):
+            digest.update(block)
+            size += len(block)
+        os.fsync(written.fileno())
+    return digest.hexdigest(), size

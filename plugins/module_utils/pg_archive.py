@@ -18,7 +18,9 @@ pg_dump 15 has gzip alone, and zlib's level 1 takes longer than everything else 
 
 from __future__ import annotations
 
+import os
 import struct
+import threading
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError
 
@@ -51,16 +53,38 @@ def can_recompress(codec, server_version):
 
 
 class Recompressor:
-    """Takes an uncompressed dump, and writes it compressed to ``output``."""
+    """Takes an uncompressed dump from a named pipe, and writes it compressed.
 
-    def __init__(self, output):
+    A context manager around whatever fills the pipe. ``output`` is an open file. Left with
+    no error, the whole dump is in it.
+    """
+
+    def __init__(self, pipe, output):
+        self._pipe = pipe
         self._output = output
         self._total = _Total()
+        self._error = None
+        self._keeper = None
+        self._thread = None
 
-    def take(self, read):
-        """Read a dump to its end by ``read(size)``."""
-        for piece in _rewritten(_Source(read), lambda source: _deflated(source, self._total)):
-            self._output.write(piece)
+    def __enter__(self):
+        os.mkfifo(self._pipe, 0o600)
+        # Without O_NONBLOCK this would wait for a writer, who may never come. Our own writing
+        # end keeps the pipe from ending before he does.
+        reader = os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK)
+        self._keeper = os.open(self._pipe, os.O_WRONLY)
+        os.set_blocking(reader, True)
+        self._thread = threading.Thread(target=self._work, args=(reader,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind, *unused):
+        os.close(self._keeper)
+        self._thread.join()
+        os.unlink(self._pipe)
+        # A dump that ends too early is what the writer's error causes, and says less than it.
+        if self._error and (kind is None or isinstance(self._error, OSError)):
+            raise self._error
 
     def read_back(self, path):
         """Read what was written to its end; raise ``DatabaseError`` unless it holds all that came in."""
@@ -73,6 +97,15 @@ class Recompressor:
             raise DatabaseError("The dump in %s can't be read back: %s." % (path, error), "Is the disk sound?")
         if found != self._total:
             raise DatabaseError("The dump in %s doesn't hold what was written to it." % path, "Is the disk sound?")
+
+    def _work(self, reader):
+        try:
+            with os.fdopen(reader, "rb", buffering=0) as source:
+                for piece in _rewritten(_Source(source.read), lambda source: _deflated(source, self._total)):
+                    self._output.write(piece)
+                self._output.flush()
+        except Exception as error:
+            self._error = error
 
 
 class _Total:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import os
 import struct
 
@@ -55,8 +55,10 @@ def large_objects(**objects):
 def recompress(tmp_path, dump):
     path = tmp_path / "out"
     with open(str(path), "wb") as output:
-        recompressor = pg_archive.Recompressor(output)
-        recompressor.take(io.BytesIO(dump).read)
+        recompressor = pg_archive.Recompressor(str(tmp_path / "pipe"), output)
+        with recompressor:
+            with open(str(tmp_path / "pipe"), "wb") as pipe:
+                pipe.write(dump)
     return recompressor, path
 
 
@@ -128,6 +130,23 @@ def test_missing_end_on_disk_is_found(tmp_path):
     path.write_bytes(path.read_bytes()[: -len(data(4, b""))])
     with pytest.raises(DatabaseError):
         recompressor.read_back(str(path))
+
+
+def test_writer_that_never_comes(tmp_path):
+    with open(str(tmp_path / "out"), "wb") as output:
+        with pytest.raises(ZeroDivisionError):
+            with pg_archive.Recompressor(str(tmp_path / "pipe"), output):
+                raise ZeroDivisionError
+    assert not (tmp_path / "pipe").exists()
+
+
+def test_full_disk_outweighs_what_the_writer_says_of_it(tmp_path):
+    with open("/dev/full", "wb", buffering=0) as output:
+        with pytest.raises(OSError) as caught:
+            with pg_archive.Recompressor(str(tmp_path / "pipe"), output):
+                with open(str(tmp_path / "pipe"), "wb") as pipe:
+                    pipe.write(archive(*BLOCKS))
+    assert caught.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize(
