@@ -19,7 +19,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoE
 
 ID = "6f1c2a9b"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMj0"
-SSH = dict(host="192.0.2.1", port=2222, user="pat", alias="echo-migrate-old", known_hosts="/work/known hosts")
+SSH = dict(host="192.0.2.1", port=2222, user="pat", alias="echo-migrate-old", known_hosts="/srv/known hosts")
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ class Rsync:
 
 def copied(tmp_path, part, listing=""):
     rsync = Rsync(listing)
-    found = migration_copy.copy([part], SSH, "/work/keys", str(tmp_path / "lock"), rsync)
+    found = migration_copy.copy([part], SSH, "/srv/keys", str(tmp_path / "lock"), rsync)
     return found[0], [argv[-2:] for argv in rsync.ran if argv[0] == "rsync" and "--list-only" not in argv], rsync
 
 
@@ -125,8 +125,8 @@ def test_a_part_goes_to_its_volume(tmp_path):
     assert (found["files"], found["bytes"], found["all_files"]) == (3, 12345, 1234)
     assert "--delete" in rsync.ran[0] and "--exclude=/.echo-*" in rsync.ran[0]
     shell = rsync.ran[0][rsync.ran[0].index("-e") + 1]
-    assert "StrictHostKeyChecking=yes" in shell and "'UserKnownHostsFile=/work/known hosts'" in shell
-    assert "IdentityFile=/work/keys/uploads" in shell and "-p 2222" in shell
+    assert "StrictHostKeyChecking=yes" in shell and "'UserKnownHostsFile=/srv/known hosts'" in shell
+    assert "IdentityFile=/srv/keys/uploads" in shell and "-p 2222" in shell
     assert rsync.ran[-1] == ["sync", "-f", "/new/uploads"]
 
 
