@@ -21,9 +21,8 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     MANIFEST,
     explained,
     read_small,
+    replace_file,
     sha256_of,
-    sync_folder,
-    write_file,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import read_manifest
 from ansible_collections.echo_music.ops.plugins.module_utils.set_plan import DEPLOYMENT_FILE
@@ -44,6 +43,9 @@ def ensure_files(source, root, dest=None, check=False):
     if not os.path.isabs(folder):
         raise SetError("The set %s doesn't tell where its Compose files lay." % manifest["id"], "Name a folder (dest).")
     members = _members(os.path.join(path, DEPLOYMENT_FILE), artifact)
+    files = [name for name in members if name.endswith(COMPOSE_FILES)]
+    if not files:
+        raise SetError("There is no Compose file in the deployment of the set %s." % manifest["id"], REMEDY)
     written, kept = [], []
     for name, (data, mode) in members.items():
         target = os.path.join(folder, name)
@@ -53,9 +55,6 @@ def ensure_files(source, root, dest=None, check=False):
                 _write(target, data, mode)
         elif not _holds(target, data):
             kept.append(name)
-    files = [name for name in members if name.endswith(COMPOSE_FILES)]
-    if not files:
-        raise SetError("There is no Compose file in the deployment of the set %s." % manifest["id"], REMEDY)
     return dict(
         changed=bool(written),
         set=dict(id=manifest["id"], path=path),
@@ -97,7 +96,7 @@ def _members(path, artifact):
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for member in archive:
                 name = os.path.normpath(member.name)
-                if not member.isreg() or os.path.isabs(name) or name.split("/")[0] in ("..", "."):
+                if not member.isreg() or member.issparse() or os.path.isabs(name) or name.split("/")[0] in ("..", "."):
                     raise ValueError("it holds %.80r, which is not a file in the project's folder" % member.name)
                 members[name] = (archive.extractfile(member).read(), member.mode & 0o755)
     except (tarfile.TarError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
@@ -116,10 +115,10 @@ def _write(path, data, mode):
     folder = os.path.dirname(path)
     with explained("create", folder):
         os.makedirs(folder, mode=0o755, exist_ok=True)
-    write_file(path, data)
+    # Whole or not at all: half of one would be taken for its owner's by the next run.
+    replace_file(path, data)
     with explained("write", path):
         os.chmod(path, mode)
-        sync_folder(folder)
 
 
 def _shown(name, members):

@@ -55,10 +55,6 @@ class DirectFile:
             worker.check()
             worker.queue.put(pieces)
 
-    def write(self, data):
-        """Take bytes in one piece."""
-        self.put([data])
-
     def finish(self):
         """Make the file whole and durable."""
         for worker in self._workers:

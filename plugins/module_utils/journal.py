@@ -63,7 +63,7 @@ class Journal:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise JournalBusy("Another restore is at work here (%s)." % self.path, "Wait for its end.")
+                raise self._busy()
             self._load(read(self.path))
             undo.pop_all()
         self._lock = lock
@@ -101,12 +101,19 @@ class Journal:
         self.kept = None
         self._write()
 
+    def look(self):
+        """Read what stands there, for a prediction: nothing is created, and what opening it would refuse is refused."""
+        if self.is_held():
+            raise self._busy()
+        self._load(read(self.path))
+
     def is_held(self):
         """Tell whether a living process has it open; nothing is created for that."""
-        try:
-            lock = os.open(self.path[:-5] + ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+        with explained("lock", self.path):
+            try:
+                lock = os.open(self.path[:-5] + ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return False
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
@@ -114,6 +121,9 @@ class Journal:
             return True
         finally:
             os.close(lock)
+
+    def _busy(self):
+        return JournalBusy("Another restore is at work here (%s)." % self.path, "Wait for its end.")
 
     def _load(self, content):
         self.operation, self.kept = content["operation"], content["kept"]

@@ -23,7 +23,7 @@ import time
 from ansible_collections.echo_music.ops.plugins.module_utils import stack as echo_stack
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError, SetError, SpaceError, StackError
-from ansible_collections.echo_music.ops.plugins.module_utils.journal import FOLDER, Journal, JournalError, read
+from ansible_collections.echo_music.ops.plugins.module_utils.journal import FOLDER, Journal, JournalError
 from ansible_collections.echo_music.ops.plugins.module_utils.live_database import (
     ABOUT,
     BROKEN,
@@ -55,6 +55,8 @@ PROBLEMS = {
 }
 # Where a restore rests until the next call; one that is found anywhere else broke off.
 REST = "rest"
+# In their order; a restore rests in one of the first two.
+STATES = ("staged", "activated", "committed")
 
 
 def ensure_restored(
@@ -82,49 +84,69 @@ def ensure_restored(
     stack = echo_stack.discover(engine, **where)
     journal = Journal(stack["project"] or "echo", folder)
     if check:
-        return _predict(engine, stack, journal, state, source, root, components, tables)
+        return _predict(engine, stack, journal, state, source, root, components, tables, keep_previous)
     with journal:
         restore = Restore(engine, journal, stack, health_timeout)
         reconciled = restore.reconcile()
-        expired = restore.expire(keep_previous)
+        expired = restore.expire(state, keep_previous)
         result = dict(_to_state(restore, state, source, root, components, tables, keep_previous, start), reconciled=reconciled)
         result["changed"] = result["changed"] or reconciled is not None or expired
         return result
 
 
 def _to_state(restore, state, source, root, components, tables, keep_previous, start):
+    operation, kept = restore.journal.operation, restore.journal.kept
     if state == "reconciled":
-        return _result(False, state, restore.journal.operation or restore.journal.kept)
+        return _result(False, state, operation or kept, kept)
+    require_no_backup(root, restore.stack)
     if state == "rolled_back":
         return restore.roll_back()
-    operation = restore.journal.operation
     if operation is None:
-        require_no_backup(root, restore.stack)
         found = resolve(source, root, components)
         with reading(found["path"]), restore.server(found) as broken:
             restore.stage(plan(restore.engine, restore.stack, found, tables, broken), keep_previous, start)
-    elif source is not None and resolve(source, root, components)["path"] != operation["facts"]["source"]["path"]:
-        raise JournalError(
-            "A restore of %s rests here, %s." % (operation["facts"]["source"]["id"], restore.resting()),
-            "End it first: state=committed without a source, or state=rolled_back.",
-        )
+    else:
+        _require_source(operation, source, root, components)
     return restore.advance(state, changed=operation is None)
 
 
-def _predict(engine, stack, journal, state, source, root, components, tables):
-    content = read(journal.path)
-    operation, kept = content["operation"], content["kept"]
-    broken = operation if operation and operation["steps"][-1]["step"] != REST else None
-    told = dict(reconciled=broken_off(operation))
+def _predict(engine, stack, journal, state, source, root, components, tables, keep_previous):
+    journal.look()
+    told = dict(reconciled=_foresee_reconcile(journal))
+    expires = Restore(engine, journal, stack).is_over(state, keep_previous)
+    operation, kept = journal.operation, None if expires else journal.kept
     if state == "reconciled":
-        return dict(_result(bool(broken), state, operation or kept), **told)
-    if state == "rolled_back" or (operation and not broken):
-        _require_operation(operation or kept)
-        return dict(_result(True, state, operation or kept), **told)
-    if not broken:
-        require_no_backup(root, stack)
-    planned = plan(engine, stack, resolve(source, root, components), tables)
-    return dict(_result(True, state, dict(id=None, facts=planned)), **told)
+        return dict(_result(expires or told["reconciled"] is not None, state, operation or kept, kept), **told)
+    require_no_backup(root, stack)
+    if state == "rolled_back":
+        return dict(_result(True, state, _require_operation(operation or kept)), **told)
+    if operation is None:
+        planned = plan(engine, stack, resolve(source, root, components), tables)
+        return dict(_result(True, state, dict(id=None, facts=planned)), **told)
+    _require_source(operation, source, root, components)
+    reached = max(state, resting(operation), key=STATES.index)
+    return dict(_result(expires or reached != resting(operation), reached, operation), **told)
+
+
+def _foresee_reconcile(journal):
+    """Have a journal that is only looked at tell what it would once it is reconciled; return what that returns."""
+    operation, told = journal.operation, broken_off(journal.operation)
+    if told:
+        journal.operation = None
+        if told["direction"] == "forward":
+            journal.kept = _kept(operation)
+        elif journal.kept and journal.kept["id"] == operation["id"]:
+            journal.kept = None
+    return told
+
+
+def _require_source(operation, source, root, components):
+    """Raise ``JournalError`` unless a source, if one is named, is that of the restore that rests."""
+    if source is not None and resolve(source, root, components)["path"] != operation["facts"]["source"]["path"]:
+        raise JournalError(
+            "A restore of %s rests here, %s." % (operation["facts"]["source"]["id"], resting(operation)),
+            "End it first: state=committed without a source, or state=rolled_back.",
+        )
 
 
 def require_no_backup(root, stack):
@@ -344,11 +366,7 @@ class Restore:
             return _result(True, state, operation, self.journal.kept)
         if operation["steps"][-1]["step"] != REST:
             self.journal.record(REST)
-        return _result(changed, self.resting(), operation)
-
-    def resting(self):
-        """Return the state in which an operation rests."""
-        return "staged" if self.journal.last("activated") is None else "activated"
+        return _result(changed, resting(operation), operation)
 
     def commit(self):
         """Let the new data be the live one for good; the old is kept for a while, what was kept before goes."""
@@ -358,25 +376,32 @@ class Restore:
         self._start(self._wanted() + facts.get("started", []))
         for part in self._parts(kept) if kept else []:
             part.forget()
-        if facts["keep_previous"] > 0:
-            self._settle(self._wanted())
-            self.journal.end(dict(operation, facts=dict(facts, at=time.time())))
-        else:
+        if facts["keep_previous"] <= 0:
             for part in self._parts():
                 part.forget()
-            self._settle(self._wanted())
-            self.journal.end()
+        self._settle(self._wanted())
+        self.journal.end(_kept(operation))
 
-    def expire(self, keep_previous):
-        """Remove the kept old data once its time is over; tell whether it was."""
+    def is_over(self, state, keep_previous):
+        """Tell whether the kept old data is to go: at its time, which ``reconciled`` alone may end early.
+
+        Never before ``rolled_back``, which asks for it.
+        """
         kept = self.journal.kept
-        if not kept or time.time() < kept["facts"]["at"] + min(keep_previous, kept["facts"]["keep_previous"]):
+        if not kept or state == "rolled_back":
             return False
-        parts = self._parts(kept)
-        if self._server() not in self._running() and any(part.component == "database" for part in parts):
-            # It can't be told to drop anything; a later run may find it running.
+        seconds = kept["facts"]["keep_previous"]
+        if time.time() < kept["facts"]["at"] + (min(seconds, keep_previous) if state == "reconciled" else seconds):
             return False
-        for part in parts:
+        # A server that sleeps can't be told to drop anything; a later run may find it running.
+        has_database = any(part["component"] == "database" for part in kept["facts"]["parts"])
+        return not has_database or self._server() in self._running()
+
+    def expire(self, state, keep_previous):
+        """Remove the kept old data once its time is over; tell whether it was."""
+        if not self.is_over(state, keep_previous):
+            return False
+        for part in self._parts(self.journal.kept):
             part.forget()
         self.journal.forget()
         return True
@@ -573,6 +598,17 @@ def broken_off(operation):
     steps = [step["step"] for step in operation["steps"]]
     forward = operation["kind"] == "restore" and "activated" in steps and "undo" not in steps
     return dict(id=operation["id"], step=steps[-1], direction="forward" if forward else "back")
+
+
+def resting(operation):
+    """Return the state in which an operation rests."""
+    return "activated" if "activated" in [step["step"] for step in operation["steps"]] else "staged"
+
+
+def _kept(operation):
+    """Return an operation that is committed now as the journal keeps it, None if its old data doesn't stay."""
+    facts = operation["facts"]
+    return dict(operation, facts=dict(facts, at=time.time())) if facts["keep_previous"] > 0 else None
 
 
 def _require_operation(operation):

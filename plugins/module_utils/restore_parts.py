@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.echo_music.ops.plugins.module_utils import exchange
+from ansible_collections.echo_music.ops.plugins.module_utils.codec import GZIP_MAGIC
 from ansible_collections.echo_music.ops.plugins.module_utils.dump_file import require_loadable
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, EchoError, SetError
 from ansible_collections.echo_music.ops.plugins.module_utils.extract import root_of, sync_tree, unpack
@@ -28,7 +29,6 @@ from ansible_collections.echo_music.ops.plugins.module_utils.side_rows import Si
 
 # Kept free of a restore: a live database beside it must go on writing.
 RESERVE = 256 * 1024 * 1024
-GZIP_MAGIC = b"\x1f\x8b"
 # A database with its indexes, by the size of a dump that doesn't tell it.
 GROWTH = {"custom": 8, "sql.gz": 8, "sql": 2}
 # What a new server takes before it holds anything.
@@ -310,11 +310,13 @@ def _verify(database, staged, chosen=None):
 
 def _unpacked_size(path):
     """Return how large an archive is unpacked, by the last bytes of a gzip file (modulo 4 GiB), else its own size."""
-    with open(path, "rb") as archive:
+    with explained("read", path), open(path, "rb") as archive:
+        size = os.path.getsize(path)
         if archive.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
-            return os.path.getsize(path)
-        archive.seek(-4, os.SEEK_END)
-        return max(int.from_bytes(archive.read(4), "little"), os.path.getsize(path))
+            return size
+        # One that was cut short may not even have them.
+        archive.seek(max(0, size - 4))
+        return max(int.from_bytes(archive.read(4), "little"), size)
 
 
 def _told(differences):

@@ -13,6 +13,8 @@ import os
 import re
 import stat
 
+from ansible_collections.echo_music.ops.plugins.module_utils.codec import GZIP_MAGIC
+from ansible_collections.echo_music.ops.plugins.module_utils.dump_file import MAGIC as CUSTOM_MAGIC
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetError
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     ID,
@@ -36,7 +38,6 @@ DUMPS = ("postgres_dump.backup", "postgres_dump.sql", "postgres_dump.sql.gz")
 DAILY_DUMP = re.compile(r"echo-db-backup-[0-9]{8}_[0-9]{6}\.sql\.gz\Z")
 ARCHIVE = re.compile(r"(?P<component>uploads|config|data)(-backup)?\.(tar\.gz|tgz|tar\.zst|tar)\Z")
 DUMP = re.compile(r".*\.(backup|dump|sql|sql\.gz)\Z")
-CUSTOM_MAGIC, GZIP_MAGIC, MAGIC_SIZE = b"PGDMP", b"\x1f\x8b", 5
 READABLE = (
     "A set's id, latest, latest_proven, a path to a set, or a path to one file: *.backup, *.dump, *.sql, *.sql.gz, "
     "uploads.tar.gz, config.tar.gz, data.tar.gz or data-backup.tar.gz."
@@ -205,7 +206,7 @@ def _part(path, component):
 def _kind(path):
     """Tell a dump's format by its first bytes: names lie, above all those of dumps."""
     with explained("read", path), open(path, "rb") as dump:
-        start = dump.read(MAGIC_SIZE)
+        start = dump.read(len(CUSTOM_MAGIC))
     if start == CUSTOM_MAGIC:
         return "custom"
     return "sql.gz" if start.startswith(GZIP_MAGIC) else "sql"

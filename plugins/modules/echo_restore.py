@@ -21,7 +21,7 @@ description:
   - After the commit, the old data stays for O(keep_previous) seconds, and O(state=rolled_back) brings it back.
   - The live data may be damaged, or gone. A database that is missing or can't be read is replaced by one like the
     backup's, a database container that is stopped is started, and a volume that is missing is created.
-  - While a backup of the same Echo is under way in O(root), nothing is restored.
+  - While a backup of the same Echo is under way in O(root), nothing is restored or rolled back.
   - A backup of the classic layout (volumes for uploads and configuration) restores onto the unified one (one volume for
     all), and the other way round. Music, covers and C(secrets.env) find their places, and what the other layout has
     besides (C(setup.json), C(metadata), C(logs)) stays as it is.
@@ -79,7 +79,8 @@ options:
     default: committed
   keep_previous:
     description:
-      - Seconds for which the old data stays after the commit. The first run of this module after that removes it.
+      - Seconds for which the old data stays after the commit. The first run of this module after that removes it,
+        unless it is one with O(state=rolled_back), which brings back what is still there.
       - With O(state=reconciled) a smaller number ends the time of what is kept, V(0) at once.
     type: int
     default: 86400
@@ -193,8 +194,10 @@ tables:
   type: dict
   sample: {"public.users": {"before": 0, "backup": 5, "after": 5}}
 live:
-  description: What is overwritten, by component. V(null) is what can't be told of a database or volume that is gone.
-  returned: in check mode, and when data was restored
+  description:
+    - What is overwritten, by component. V(null) is what can't be told of a database or volume that is gone. Empty
+      where there is no restore.
+  returned: success
   type: dict
   sample:
     uploads:

@@ -15,7 +15,7 @@ import tarfile
 import pytest
 from test_backup_set import SmallEngine, back_up, make_stack
 
-from ansible_collections.echo_music.ops.plugins.module_utils import deployment_files
+from ansible_collections.echo_music.ops.plugins.module_utils import deployment_files, set_files
 from ansible_collections.echo_music.ops.plugins.module_utils.deployment_files import ensure_files
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetError
 
@@ -86,6 +86,28 @@ def test_a_damaged_archive(root, tmp_path):
     assert not os.path.exists(tmp_path / "new")
 
 
+def test_a_write_that_breaks_off_leaves_no_half_of_a_file(root, tmp_path, monkeypatch):
+    def torn(path, data):
+        with open(path, "wb") as target:
+            target.write(data[:5])
+        raise KeyboardInterrupt
+
+    dest = tmp_path / "new"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(set_files, "write_file", torn)
+        ensure_files("latest", root, str(dest))
+    result = ensure_files("latest", root, str(dest))
+    assert (result["written"], result["kept"]) == (["docker-compose.yml", ".env"], [])
+    assert sorted(os.listdir(dest)) == [".env", "docker-compose.yml"]
+
+
+def test_nothing_is_written_of_a_deployment_without_a_compose_file(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(deployment_files, "_members", lambda path, artifact: {".env": (b"A=1\n", 0o600)})
+    with pytest.raises(SetError, match="no Compose file"):
+        ensure_files("latest", root, str(tmp_path / "new"))
+    assert not os.path.exists(tmp_path / "new")
+
+
 def archive(path, *members):
     with tarfile.open(path, "w:gz") as target:
         for name, kind, size in members:
@@ -104,6 +126,7 @@ def archive(path, *members):
         ("docker-compose.yml", tarfile.SYMTYPE, 0),
         ("docker-compose.yml", tarfile.LNKTYPE, 0),
         ("pipe", tarfile.FIFOTYPE, 0),
+        ("docker-compose.yml", tarfile.GNUTYPE_SPARSE, 0),
         ("docker-compose.yml", tarfile.REGTYPE, 20 * 1024 * 1024),
     ],
 )

@@ -14,8 +14,14 @@ from fake_engine import FakeCommand
 
 from ansible_collections.echo_music.ops.plugins.module_utils import restore as module
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
-from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, EchoError, SpaceError, StackError
-from ansible_collections.echo_music.ops.plugins.module_utils.journal import Journal, JournalError
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
+    ArchiveError,
+    EchoError,
+    SetError,
+    SpaceError,
+    StackError,
+)
+from ansible_collections.echo_music.ops.plugins.module_utils.journal import Journal, JournalError, read
 from ansible_collections.echo_music.ops.plugins.module_utils.restore import Restore, require_space
 
 COMPONENTS = ("database", "uploads", "config")
@@ -203,8 +209,10 @@ def test_the_old_data_of_the_last_restore_alone_is_kept(host):
 def test_the_old_data_goes_when_its_time_is_over(host):
     go(host)
     with journal(host) as log:
-        assert not opened(host, log).expire(DAY)
-        assert opened(host, log).expire(0)
+        assert not opened(host, log).expire("reconciled", DAY)
+        # Only who asks for it ends the time early.
+        assert not opened(host, log).expire("committed", 0)
+        assert opened(host, log).expire("reconciled", 0)
     assert left(host) == []
     go(host, comes="newest", keep=0)
     assert left(host) == []
@@ -536,6 +544,106 @@ def test_old_data_is_not_let_go_of_while_the_server_sleeps(host):
     go(host)
     (host / "postgres").write_text("exited")
     with journal(host) as log:
-        assert not opened(host, log).expire(0)
+        assert not opened(host, log).expire("reconciled", 0)
         (host / "postgres").write_text("running")
-        assert opened(host, log).expire(0)
+        assert opened(host, log).expire("reconciled", 0)
+
+
+class LocalEngine(ServerEngine):
+    """An engine that a module's run may ask all that it asks."""
+
+    def is_local(self):
+        return True
+
+
+@pytest.fixture
+def run(host, monkeypatch):
+    """Runs the module's one call, after the same in check mode: it must say the same, and change nothing."""
+    engine, folder = LocalEngine(host), str(host.parent / "state")
+    containers = dict((role, dict(name=name)) for role, name in ROLES.items())
+    monkeypatch.setattr(module.echo_stack, "discover", lambda engine: dict(containers=containers, project="echo"))
+    monkeypatch.setattr(module, "plan", lambda *unused: planned())
+    monkeypatch.setattr(
+        module, "resolve", lambda source, root, components: dict(path="/sets/%s" % source, components=COMPONENTS)
+    )
+
+    def call(state, check=False, **options):
+        try:
+            return module.ensure_restored(engine, state, check=check, folder=folder, health_timeout=0.01, **options)
+        except EchoError as error:
+            return dict(failed=str(error))
+
+    def both(state, **options):
+        before = (live(host), left(host), states(host), read(journal(host).path))
+        predicted = call(state, check=True, **options)
+        assert (live(host), left(host), states(host), read(journal(host).path)) == before
+        result = call(state, **options)
+        if "failed" in result:
+            assert predicted == result
+        else:
+            keys = ("changed", "state", "reconciled", "source")
+            assert [predicted.get(key) for key in keys] == [result[key] for key in keys]
+        return result
+
+    return both
+
+
+def test_check_mode_says_what_a_restore_that_rests_comes_to(host, run):
+    assert run("staged", source="1")["changed"]
+    assert not run("staged", source="1")["changed"]
+    assert "rests here, staged" in run("committed", source="2")["failed"]
+    assert run("activated")["changed"]
+    result = run("staged")
+    assert (result["changed"], result["state"]) == (False, "activated")
+    assert run("committed")["changed"]
+    assert live(host) == all_live("new")
+    assert run("rolled_back")["changed"]
+    assert "no restore to roll back" in run("rolled_back")["failed"]
+    assert live(host) == all_live("old")
+
+
+def test_check_mode_says_when_old_data_goes(host, run):
+    kept = run("committed", source="1")
+    told = run("reconciled")
+    assert (told["changed"], told["previous_until"]) == (False, kept["previous_until"])
+    told = run("reconciled", keep_previous=0)
+    assert (told["changed"], told["previous_until"], left(host)) == (True, None, [])
+
+
+def test_who_asks_for_the_old_data_finds_it(host, run):
+    run("committed", source="1")
+    with journal(host) as log:
+        log.end(dict(log.kept, facts=dict(log.kept["facts"], at=0)))
+    assert run("rolled_back", keep_previous=0)["changed"]
+    assert live(host) == all_live("old")
+
+
+@pytest.mark.parametrize("keep", [0, DAY])
+@pytest.mark.parametrize("number, direction", [(4, "back"), (10, "forward")])
+def test_check_mode_says_how_what_broke_off_is_ended(host, run, keep, number, direction):
+    assert killed_at(number, "after", lambda: go(host, keep=keep))
+    result = run("rolled_back")
+    if direction == "back" or not keep:
+        assert "no restore to roll back" in result["failed"]
+    else:
+        assert result["reconciled"]["direction"] == direction
+    assert live(host) == all_live("new" if direction == "forward" and not keep else "old")
+
+
+@pytest.mark.parametrize("state", ["staged", "activated", "committed", "rolled_back"])
+@pytest.mark.parametrize("before", ["staged", "committed"])
+def test_nothing_changes_under_a_backup(host, run, monkeypatch, before, state):
+    run(before, source="1")
+    now = live(host)
+
+    def refuse(root, stack):
+        raise SetError("A backup of %s is under way in %s." % (stack["project"], root))
+
+    monkeypatch.setattr(module, "require_no_backup", refuse)
+    assert run(state, root="/sets") == dict(failed="A backup of echo is under way in /sets.")
+    assert live(host) == now
+
+
+def test_check_mode_is_refused_while_a_restore_is_at_work(host, run):
+    with journal(host):
+        assert "Another restore is at work" in run("committed", source="1")["failed"]

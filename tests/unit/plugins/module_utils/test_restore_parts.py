@@ -87,6 +87,11 @@ def test_the_room_that_a_volume_needs(facts):
     plain = facts["file"][:-3]
     subprocess.run(["gunzip", "--keep", facts["file"]], check=True)
     assert make_part(None, TAG, dict(facts, file=plain)).needs() == (facts["live"], 10240)
+    with open(plain, "wb") as stump:
+        stump.write(b"\x1f\x8b")
+    assert make_part(None, TAG, dict(facts, file=plain)).needs()[1] >= 2
+    with pytest.raises(SetError, match="Could not read"):
+        make_part(None, TAG, dict(facts, file="/nowhere/uploads.tar.gz")).needs()
 
 
 class VolumeEngine:
