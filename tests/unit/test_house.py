@@ -99,6 +99,16 @@ def test_domain_code_knows_little_of_ansible(path):
     assert [name for name in imports(path) if name.startswith("ansible.") and not allowed.match(name)] == []
 
 
+def test_architecture_names_each_domain_file():
+    architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert [path.name for path in DOMAIN if path.name != "__init__.py" and "`%s`" % path.name not in architecture] == []
+
+
+def test_readme_names_each_module_and_role():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [path.stem for path in MODULES + ROLES if "`%s`" % path.stem not in readme] == []
+
+
 def test_only_the_engine_imports_docker():
     importers = {path.stem for path in DOMAIN + MODULES if any(name.split(".")[0] == "docker" for name in imports(path))}
     assert importers == {"engine"}
