@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure a restore against that of the 2024 script: how long it takes, and for how long the app refuses requests.
 
-    .venv/bin/python tests/benchmark/restore.py [--repetitions 3] [--scale 0.1]
+    .venv/bin/python tests/benchmark/restore.py [--repetitions 3] [--scale 0.1] [--only uploads]
 
 Needs root, a local Docker Engine with the test images, and 10 GB of disk space. Ends with 1 if the data that came back
 is not the data of the backup.
@@ -33,6 +33,7 @@ PORT = 4690
 HEALTH = f"http://127.0.0.1:{PORT}/health"
 COUNTS = f"http://127.0.0.1:{PORT}/api/counts"
 VOLUMES = Path("/var/lib/docker/volumes")
+COMPONENTS = ["database", "uploads", "config"]
 ALBUMS = 4000
 # Each play of the seed becomes so many.
 PLAYS = 24
@@ -51,14 +52,20 @@ END $$;
 SCRIPT = """
 set -e
 docker stop {app}
+{database}
+{volumes}
+docker start {app}
+"""
+SCRIPT_DATABASE = """
 docker exec {postgres} psql -U music_admin -d postgres -qc "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = 'music_server' AND pid <> pg_backend_pid()" >/dev/null
 docker exec -i {postgres} pg_restore -U music_admin -d music_server --clean --if-exists < {folder}/postgres_dump.backup
-for name in uploads config; do
+"""
+SCRIPT_VOLUMES = """
+for name in {names}; do
     docker run --rm -v {project}-$name:/target -v {folder}:/backup:ro {image} \
         sh -c "rm -rf /target/* && tar xzf /backup/$name.tar.gz -C /target"
 done
-docker start {app}
 """
 
 
@@ -66,16 +73,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1, help="size of the data; 1 is about 1 GiB of each kind")
+    parser.add_argument("--only", choices=["database", "uploads"], help="one component alone")
     options = parser.parse_args()
+    components = [options.only] if options.only else COMPONENTS
     with stack(options.scale), tempfile.TemporaryDirectory(prefix="echo-bench-", dir="/var/tmp") as folder:
         back_up(folder)
         expected = state()
-        ways = dict(script=script(folder), ours=module("echo_restore", source=folder, project=PROJECT, keep_previous=0))
+        ours = module("echo_restore", source=folder, project=PROJECT, components=components, keep_previous=0)
+        ways = dict(script=script(folder, components), ours=ours)
         figures = {name: [] for name in ways}
         order = random.Random(1)
         for repetition in range(options.repetitions):
             for name in order.sample(sorted(ways), len(ways)):
-                damage()
+                damage(components)
                 figures[name].append(measure(ways[name]))
                 demand(state() == expected, f"{name}: what came back is not what was backed up")
                 print(name, repetition + 1, *(f"{value:.2f}" for value in figures[name][-1]), file=sys.stderr, flush=True)
@@ -105,18 +115,24 @@ def back_up(folder):
         run("tar", "czf", f"{folder}/{name}.tar.gz", "-C", str(VOLUMES / f"{PROJECT}-{name}" / "_data"), ".")
 
 
-def script(folder):
+def script(folder, components):
     """Return the script's way, which ends when the containers are started."""
+    places = dict(postgres=f"{PROJECT}-postgres", project=PROJECT, folder=folder, image=SCRIPT_IMAGE)
+    names = " ".join(name for name in components if name != "database")
     text = SCRIPT.format(
-        app=f"{PROJECT}-app", postgres=f"{PROJECT}-postgres", project=PROJECT, folder=folder, image=SCRIPT_IMAGE
+        app=f"{PROJECT}-app",
+        database=SCRIPT_DATABASE.format(**places) if "database" in components else "",
+        volumes=SCRIPT_VOLUMES.format(names=names, **places) if names else "",
     )
     return argparse.Namespace(argv=["bash", "-c", text], stdin=None)
 
 
-def damage():
+def damage(components):
     """Make the live data differ from the backup."""
-    psql("DELETE FROM play_history WHERE id IN (SELECT id FROM play_history LIMIT 100)")
-    (VOLUMES / f"{PROJECT}-uploads" / "_data" / "damaged").write_text("damaged")
+    if "database" in components:
+        psql("DELETE FROM play_history WHERE id IN (SELECT id FROM play_history LIMIT 100)")
+    if "uploads" in components:
+        (VOLUMES / f"{PROJECT}-uploads" / "_data" / "damaged").write_text("damaged")
 
 
 def state():
@@ -127,25 +143,30 @@ def state():
 
 
 def measure(way):
-    """Return seconds: until the app serves on the restored data, and those for which it refused requests."""
+    """Return seconds: until the app serves on the restored data, until the command ends, and those of refused requests."""
     os.sync()
     with Prober() as prober:
         started = time.monotonic()
         done = subprocess.run(
             way.argv, input=way.stdin, text=True, env=ENVIRONMENT, capture_output=True, check=False, timeout=TIMEOUT
         )
+        ended = time.monotonic()
         demand(not done.returncode, f"exit code {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
         prober.wait_until_served()
-        seconds = time.monotonic() - started
-    return seconds, prober.refused
+    demand(prober.refused, "the app refused no request")
+    return prober.served_at - started, ended - started, prober.refused
 
 
 class Prober(threading.Thread):
-    """Asks the app for its health all the time; ``refused`` is for how many seconds it did not answer well."""
+    """Asks the app for its health all the time.
+
+    ``refused`` is for how many seconds it did not answer well, ``served_at`` when it did for the first time after that.
+    """
 
     def __init__(self):
         super().__init__(daemon=True)
         self.refused = 0.0
+        self.served_at = None
         self._served = threading.Event()
         self._over = threading.Event()
 
@@ -169,7 +190,9 @@ class Prober(threading.Thread):
             now = time.monotonic()
             if not well:
                 self.refused += now - last
+                self.served_at = None
             else:
+                self.served_at = self.served_at or now
                 self._served.set()
             last = now
 
@@ -184,10 +207,10 @@ def answers():
 def show(expected, figures):
     counts, files, size = expected
     print(f"{sum(counts.values()):,} rows, {size / (1 << 20):,.0f} MiB of uploads in {files:,} files\n")
-    print("| way | seconds | app refuses requests, seconds |\n|---|--:|--:|")
+    print("| way | app serves the restored data after, s | command ends after, s | app refuses requests for, s |\n|---|--:|--:|--:|")
     for name, pairs in figures.items():
         print(f"| {name} | {' | '.join(spread(values) for values in zip(*pairs))} |")
-    for number, title in enumerate(("as fast", "as short a downtime")):
+    for number, title in ((0, "as fast until the app serves"), (2, "as short a downtime")):
         shares = [a[number] / b[number] for a, b in zip(figures["script"], figures["ours"])]
         print(f"\n{spread(shares)} times {title}, in pairs.")
 
