@@ -38,6 +38,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.restore import RUNN
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_source import resolve
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import explained, sync_folder, timestamp, write_file
 from ansible_collections.echo_music.ops.plugins.module_utils.set_lock import LEASE, OWNER
+from ansible_collections.echo_music.ops.plugins.module_utils.tables import USER_TABLES
 
 HEALTH_TIMEOUT = 360
 SETTLE = 15
@@ -46,19 +47,6 @@ SERVER_TIMEOUT = 180
 CRASHES = 3
 LOG_LINES = 20
 KEEP = "echo-keep"
-# What nobody can bring back; the library itself is rebuilt from the music folder.
-USER_TABLES = (
-    "users",
-    "playlists",
-    "playlist_tracks",
-    "user_ratings",
-    "play_history",
-    "user_play_stats",
-    "play_queue",
-    "bookmarks",
-    "shares",
-    "radio_stations",
-)
 STATES = ("present", "saved", "built", "stopped", "switched", "verified", "committed", "restored")
 
 
@@ -103,7 +91,8 @@ def ensure_deployment(
         if state == "saved":
             return work.save(stack, make_plan(engine, stack, make_compose(stack["deployment"], engine.host), **plan), owner, lease)
         if state == "restored":
-            return work.restore()
+            with work.released_on_failure():
+                return work.restore()
         work.require(state)
         return {
             "built": work.build,
@@ -117,7 +106,7 @@ def ensure_deployment(
 def require_free(operation, owner, lease, now=None):
     """Raise ``JournalError`` if an upgrade is another's, and that other one may live."""
     facts, last = operation["facts"], operation["steps"][-1]
-    if owner and facts["owner"] == owner:
+    if facts.get("released") or (owner and facts["owner"] == owner):
         return
     now = time.time() if now is None else now
     if OWNER.match(facts["owner"]) and is_local(facts["owner"]):
@@ -357,9 +346,22 @@ class Deployment:
                     self.engine.start(name)
         if facts["was_healthy"] and facts["services"]["app"] in facts["ran"]:
             self._await_health(facts["services"], settle=0)
+        self._drop_unfilled()
         self._forget()
         self.journal.end()
         return dict(_result(True, operation), direction="back", log=log["log"], broke_off_at=log["at"])
+
+    @contextlib.contextmanager
+    def released_on_failure(self):
+        """Let anybody's next run go on with a way back that failed, for whoever began it has given up."""
+        try:
+            yield
+        except EchoError:
+            operation = self.journal.operation
+            operation["facts"]["released"] = True
+            with contextlib.suppress(EchoError):
+                self.journal.record(operation["steps"][-1]["step"], **operation["steps"][-1]["data"])
+            raise
 
     def _put_back(self, switched):
         facts = self.journal.operation["facts"]
@@ -412,6 +414,9 @@ class Deployment:
         """Load the set into volumes that are new, before the app sees them."""
         facts = self.journal.operation["facts"]
         compose = self._compose()
+        there = [volume["name"] for volume in self.engine.volumes()]
+        created = [place for place in sorted(mounted(compose.config())) if not os.path.isabs(place) and place not in there]
+        self.journal.record("fill", created=created)
         compose.create(remove_orphans=facts["change"] == LAYOUT)
         compose.up(*[name for role, name in facts["new_services"].items() if role != "app"])
         self._await_server()
@@ -425,6 +430,13 @@ class Deployment:
             # A journal of its own: in the stack's the way back rests.
             folder=self._place(),
         )
+        self.journal.record("filled")
+
+    def _drop_unfilled(self):
+        """Remove the volumes that this upgrade created and didn't fill: the next one would take them for a server's."""
+        if self.journal.last("filled") is None:
+            for name in (self.journal.last("fill") or dict(created=[]))["created"]:
+                self.engine.remove_volume(name)
 
     # -- what is kept -------------------------------------------------------------------------
 
@@ -435,7 +447,7 @@ class Deployment:
         return os.path.join(self.folder, "%s.upgrade" % self._project())
 
     def _kept_name(self, image):
-        return "%s:%s-%s" % (KEEP, self.journal.operation["id"], image["role"])
+        return "%s:%s-%s-%s" % (KEEP, self._project(), self.journal.operation["id"], image["role"])
 
     def _copy(self, files):
         """Copy the files as they are and as they will be, down to the disk."""
@@ -502,9 +514,11 @@ class Deployment:
 
     def _log(self):
         """Return the last lines of the app's log."""
+        return next(map(self._log_of, self._apps()), [])
+
+    def _log_of(self, container):
         with contextlib.suppress(EchoError):
-            for container in self._apps():
-                return self.engine.logs(container["name"], LOG_LINES).splitlines()
+            return self.engine.logs(container["name"], LOG_LINES).splitlines()
         return []
 
     def _touched(self, config):
@@ -522,10 +536,14 @@ class Deployment:
     def _await_server(self):
         """Wait until PostgreSQL answers; it was started just now."""
         deadline = time.monotonic() + SERVER_TIMEOUT
+        restarts = self._containers()["database"]["restarts"]
         while True:
+            server = self._containers()["database"]
             try:
-                return Database(self.engine, self._containers()["database"]["name"]).describe(tables=False)
+                return Database(self.engine, server["name"]).describe(tables=False)
             except EchoError:
+                if server["restarts"] - restarts >= CRASHES:
+                    raise self._failure("database", server, "crashes")
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(POLL)
@@ -542,23 +560,23 @@ class Deployment:
             crashed = app["restarts"] - crashes
             healthy = app["state"] == "running" and app["health"] in (None, "healthy")
             if first and (crashed or not healthy):
-                raise self._failure(app, "was healthy, and then no more")
+                raise self._failure("app", app, "was healthy, and then no more")
             if app["state"] not in RUNNING + ("created",) or crashed >= CRASHES:
-                raise self._failure(app, "crashes")
+                raise self._failure("app", app, "crashes")
             if healthy and first is None:
                 first = (time.monotonic(), time.time())
             if first and time.monotonic() - first[0] >= settle:
                 return first[1]
             if not first and time.monotonic() > deadline:
-                raise self._failure(app, "didn't become healthy within %d s" % self.health_timeout)
+                raise self._failure("app", app, "didn't become healthy within %d s" % self.health_timeout)
             time.sleep(POLL)
 
-    def _failure(self, app, how):
+    def _failure(self, role, container, how):
         return StackError(
-            "The app of the image %s %s: its state is %s, its health %s, restarts: %d."
-            % (app["image"], how, app["state"], app["health"], app["restarts"]),
+            "The %s of the image %s %s: its state is %s, its health %s, restarts: %d."
+            % (role, container["image"], how, container["state"], container["health"], container["restarts"]),
             "The end of its log says more.",
-            log=self._log(),
+            log=self._log_of(container),
         )
 
 

@@ -29,15 +29,6 @@ from ansible_collections.echo_music.ops.plugins.module_utils.process import (
     is_alive,
 )
 
-try:
-    import docker
-    import requests
-    from docker.errors import APIError, DockerException, NotFound
-
-    DOCKER_IMPORT_ERROR = None
-except ImportError:
-    DOCKER_IMPORT_ERROR = traceback.format_exc()
-
 ENGINE_ARGUMENTS = dict(docker_host=dict(type="str"))
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -48,6 +39,19 @@ FRAME_HEADER = struct.Struct(">BxxxL")
 IN_USE = (403, 409)
 STDERR = 2
 STDERR_KEPT = 8192
+
+
+def sdk():
+    """Return the Docker SDK. Its import takes longer than a look at all of a volume's files, so it is not made in vain."""
+    try:
+        import docker
+    except ImportError:
+        raise EngineError(
+            missing_required_lib("docker"),
+            "Debian and Ubuntu have it as the package python3-docker.",
+            exception=traceback.format_exc(),
+        )
+    return docker
 
 
 class Engine:
@@ -132,7 +136,7 @@ class Engine:
         )
 
     def volumes(self):
-        """Return all volumes: ``[{"name", "driver", "mountpoint", "labels"}]``."""
+        """Return all volumes: ``[{"name", "driver", "mountpoint", "labels", "options"}]``."""
         with self._translated("list the volumes"):
             raw = self._api.volumes().get("Volumes") or []
         return [
@@ -141,6 +145,7 @@ class Engine:
                 driver=volume["Driver"],
                 mountpoint=volume["Mountpoint"],
                 labels=volume.get("Labels") or {},
+                options=volume.get("Options") or {},
             )
             for volume in raw
         ]
@@ -150,12 +155,17 @@ class Engine:
         with self._translated("create the volume %s" % name):
             self._api.create_volume(name, labels=labels)
 
+    def remove_volume(self, name):
+        """Remove a volume; nothing if there is none of that name."""
+        with contextlib.suppress(Gone), self._translated("remove the volume %s" % name):
+            self._api.remove_volume(name)
+
     def image_digests(self, image_id):
         """Return the registry digests of an image; a locally built one has none."""
         with self._translated("inspect the image %s" % image_id):
             try:
                 return self._api.inspect_image(image_id).get("RepoDigests") or []
-            except NotFound:
+            except sdk().errors.NotFound:
                 return []
 
     def image(self, reference):
@@ -166,7 +176,7 @@ class Engine:
         with self._translated("inspect the image %s" % reference):
             try:
                 raw = self._api.inspect_image(reference)
-            except NotFound:
+            except sdk().errors.NotFound:
                 return None
         config = raw.get("Config") or {}
         return dict(
@@ -264,7 +274,7 @@ class Engine:
                 host_config=self._api.create_host_config(
                     # Not as binds: the engine would create a folder that is gone meanwhile.
                     mounts=[
-                        docker.types.Mount(
+                        sdk().types.Mount(
                             place["bind"],
                             source,
                             type="bind" if source.startswith("/") else "volume",
@@ -310,9 +320,9 @@ class Engine:
     def _try(remove, name, **options):
         try:
             remove(name, **options)
-        except NotFound:
+        except sdk().errors.NotFound:
             return False
-        except APIError as error:
+        except sdk().errors.APIError as error:
             if error.status_code not in IN_USE:
                 raise
             return False
@@ -347,11 +357,11 @@ class Engine:
                 environment=env or {},
                 user=user or "",
                 labels={HELPER_LABEL: identity()},
-                healthcheck=docker.types.Healthcheck(
+                healthcheck=sdk().types.Healthcheck(
                     test=healthcheck, interval=second, timeout=10 * second, retries=3, start_period=3600 * second
                 ),
                 host_config=self._api.create_host_config(
-                    mounts=[docker.types.Mount(place, volume) for volume, place in (volumes or {}).items()],
+                    mounts=[sdk().types.Mount(place, volume) for volume, place in (volumes or {}).items()],
                     tmpfs=tmpfs,
                     # PostgreSQL's parallel index builds share memory of the size that a load gives them.
                     shm_size="1g",
@@ -384,12 +394,7 @@ class Engine:
     @property
     def _api(self):
         if self._client is None:
-            if DOCKER_IMPORT_ERROR:
-                raise EngineError(
-                    missing_required_lib("docker"),
-                    "Debian and Ubuntu have it as the package python3-docker.",
-                    exception=DOCKER_IMPORT_ERROR,
-                )
+            docker = sdk()
             with self._translated("connect"):
                 options = docker.utils.kwargs_from_env()
                 options["base_url"] = self.host
@@ -403,13 +408,14 @@ class Engine:
         except EngineError:
             # First, because the SDK's classes that follow don't exist where it is missing.
             raise
-        except NotFound as error:
+        except sdk().errors.NotFound as error:
             raise Gone("Could not %s: %s." % (action, error.explanation or error), "Does it still exist?")
-        except APIError as error:
+        except sdk().errors.APIError as error:
             raise EngineError(
                 "The Docker Engine at %s could not %s: %s." % (self.host, action, error.explanation or error)
             )
-        except (DockerException, requests.exceptions.RequestException, OSError) as error:
+        # What the SDK's library for HTTP raises is an OSError, too.
+        except (sdk().errors.DockerException, OSError) as error:
             raise EngineError(
                 "The Docker Engine at %s is not reachable (could not %s): %s." % (self.host, action, error),
                 "Is it running, and may this user speak to it? Try 'docker version'; "

@@ -16,7 +16,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils import deployment a
 from ansible_collections.echo_music.ops.plugins.module_utils.compose import Checkout, ToolError, run_tool
 from ansible_collections.echo_music.ops.plugins.module_utils.deployment import ensure_deployment, require_free
 from ansible_collections.echo_music.ops.plugins.module_utils.deployment_plan import UpgradeError
-from ansible_collections.echo_music.ops.plugins.module_utils.errors import StackError
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import EngineError, StackError
 from ansible_collections.echo_music.ops.plugins.module_utils.journal import Journal, JournalError
 from ansible_collections.echo_music.ops.plugins.module_utils.process import identity
 
@@ -46,6 +46,7 @@ class Images(FakeEngine):
         super().__init__(*containers)
         self.names = {"echo:1": "old-app", "echo:2": "new-app", "postgres:15": "old-pg", "postgres:17": "new-pg"}
         self.log = ["migration failed"]
+        self.there = ["echo-postgres-data"]
 
     def image(self, reference):
         found = self.names.get(reference)
@@ -56,6 +57,12 @@ class Images(FakeEngine):
 
     def name_image(self, image_id, name):
         self.names[name] = image_id
+
+    def volumes(self):
+        return [dict(name=name) for name in self.there]
+
+    def remove_volume(self, name):
+        self.there.remove(name)
 
     def forget_image_name(self, name):
         self.names.pop(name, None)
@@ -95,6 +102,8 @@ class Compose:
 
     def create(self, remove_orphans=False):
         config = self.config()
+        volume = config["volumes"]["postgres-data"]["name"]
+        self._engine.there += [volume] * (volume not in self._engine.there)
         for name in ("echo-app", "postgres"):
             reference = config["services"][name]["image"]
             image = self._engine.names[reference]
@@ -192,15 +201,20 @@ def killed(*unused, **also_unused):
     raise KeyboardInterrupt
 
 
-def upgrade(host, until=None, **plan):
+def refuse(*unused, **also_unused):
+    raise EngineError("The disk is full.")
+
+
+def upgrade(host, until=None, owner=None, **plan):
     """Take the steps of an upgrade, up to one."""
+    by = dict(owner=owner or identity())
     steps = [
-        ("saved", lambda: host.to("saved", plan=plan)),
-        ("stopped", lambda: host.to("stopped")),
-        ("switched", lambda: host.to("switched", source="set")),
+        ("saved", lambda: host.to("saved", plan=plan, **by)),
+        ("stopped", lambda: host.to("stopped", **by)),
+        ("switched", lambda: host.to("switched", source="set", **by)),
         ("started", host.start_new),
-        ("verified", lambda: host.to("verified")),
-        ("committed", lambda: host.to("committed")),
+        ("verified", lambda: host.to("verified", **by)),
+        ("committed", lambda: host.to("committed", **by)),
     ]
     for name, step in steps:
         result = step()
@@ -301,6 +315,29 @@ def test_a_major_upgrade_of_postgres_gets_a_volume_of_its_own(host):
     assert not host.folder.exists()
 
 
+def test_a_server_of_the_new_version_that_crashes_is_not_waited_for(host, monkeypatch):
+    def crash(*unused, **also_unused):
+        server = host.engine.container("postgres")
+        host.engine.change("postgres", restarts=server["restarts"] + 1)
+        raise EngineError("It doesn't answer.")
+
+    upgrade(host, until="stopped", postgres_version="17")
+    with monkeypatch.context() as patched, pytest.raises(StackError, match="database of the image postgres:17 crashes") as caught:
+        patched.setattr(host, "describe", crash)
+        host.to("switched", source="set")
+    assert caught.value.details["log"] == host.engine.log
+    assert sorted(host.engine.there) == ["echo-postgres-data", "echo-postgres-data-pg17"]
+    host.to("restored")
+    assert host.is_as_before()
+    assert host.engine.there == ["echo-postgres-data"]
+
+
+def test_a_volume_that_the_new_version_had_filled_is_kept(host):
+    upgrade(host, until="verified", postgres_version="17")
+    host.to("restored")
+    assert sorted(host.engine.there) == ["echo-postgres-data", "echo-postgres-data-pg17"]
+
+
 def test_compose_has_the_last_word(host, monkeypatch):
     stubborn = dict(services={"postgres": dict(image="postgres:15"), "echo-app": dict(image="echo:1")}, volumes={})
     monkeypatch.setattr(Compose, "config", lambda *unused: stubborn)
@@ -331,6 +368,15 @@ def test_another_living_upgrade_is_left_alone_and_a_dead_one_is_not(host):
         journal.operation["facts"]["owner"] = identity().rpartition(" ")[0] + " 1"
         journal.record("stopped")
     host.to("restored", owner="elsewhere/x 1 2")
+    assert host.is_as_before()
+
+
+def test_a_way_back_that_failed_is_anybodys_to_go_on_with(host, monkeypatch):
+    upgrade(host, until="started", version="2", owner="elsewhere/x 1 2")
+    with monkeypatch.context() as patched, pytest.raises(EngineError, match="disk is full"):
+        patched.setattr(host.engine, "start", refuse)
+        host.to("restored", owner="elsewhere/x 1 2")
+    host.to("restored", owner="elsewhere/y 3 4")
     assert host.is_as_before()
 
 
