@@ -130,6 +130,12 @@ class Sieve:
         self._is_copy = False
         self._in_data = False
 
+    def follow(self, piece):
+        """Take a line into account as it is; tell whether a statement may begin with it."""
+        begins = self._between_statements and not self._closing
+        self._follow(piece)
+        return begins
+
     def passed(self, piece):
         """Return a line, or a piece of a long one, or an empty line in place of what is left out."""
         whole = self._at_line_start

@@ -5,7 +5,8 @@
 """What is under way on a host, durable, so that a crash leaves nothing half done for long.
 
 One file per stack, replaced whole at every step: the operation under way, with each step
-recorded *before* it changes live data, and the last operation whose old data is still kept.
+recorded *before* it changes live data, the last operation whose old data is still kept, and what
+is left of older ones because their server didn't answer when it was to go.
 Whoever holds the journal open holds a lock that the kernel frees when the process ends, so a
 journal that can be opened and names an operation tells of a crash.
 """
@@ -43,6 +44,7 @@ class Journal:
 
     ``operation`` is the one under way, or None: ``{"id", "kind", "facts", "steps": [{"step",
     "time", "data"}]}``. ``kept`` is an ended one whose old data is still there, or None.
+    ``owed`` are ended ones, with those parts alone whose old data could not be removed yet.
     """
 
     def __init__(self, name, folder=FOLDER):
@@ -51,6 +53,7 @@ class Journal:
         self.path = os.path.join(folder, name + ".json")
         self.operation = None
         self.kept = None
+        self.owed = []
         self._lock = None
 
     def __enter__(self):
@@ -91,14 +94,19 @@ class Journal:
                 return recorded["data"]
         return None
 
-    def end(self, kept=None):
-        """End the operation; ``kept`` is the ended one whose old data is there from now on."""
-        self.operation, self.kept = None, kept
+    def end(self, kept=None, owed=()):
+        """End the operation; ``kept`` is the ended one whose old data is there from now on, ``owed`` is owed as well."""
+        self.operation, self.kept, self.owed = None, kept, self.owed + list(owed)
         self._write()
 
     def forget(self):
         """Drop what is told of an ended operation."""
         self.kept = None
+        self._write()
+
+    def pay(self, owed):
+        """Tell what is owed from now on."""
+        self.owed = owed
         self._write()
 
     def look(self):
@@ -126,33 +134,35 @@ class Journal:
         return JournalBusy("Another restore is at work here (%s)." % self.path, "Wait for its end.")
 
     def _load(self, content):
-        self.operation, self.kept = content["operation"], content["kept"]
+        self.operation, self.kept, self.owed = content["operation"], content["kept"], content["owed"]
 
     def _write(self):
-        content = dict(format=FORMAT, operation=self.operation, kept=self.kept)
+        content = dict(format=FORMAT, operation=self.operation, kept=self.kept, owed=self.owed)
         replace_file(self.path, (json.dumps(content, sort_keys=True) + "\n").encode("utf-8"))
 
 
 def read(path):
-    """Return ``{"operation", "kept"}``; without a file both are None, and a foreign one is refused.
+    """Return ``{"operation", "kept", "owed"}``; without a file there is none of them, and a foreign one is refused.
 
     A write that broke off left its text beside the journal, never in it, so what can't be
     understood was not written by us.
     """
     if not os.path.lexists(path):
-        return dict(operation=None, kept=None)
+        return dict(operation=None, kept=None, owed=[])
     try:
         content = json.loads(read_small(path, LIMIT).decode("utf-8"))
         _need(isinstance(content, dict) and content.get("format") == FORMAT, "it is not of the format %s." % FORMAT)
-        _need(set(content) == {"format", "operation", "kept"}, "its keys are others.")
-        for key in ("operation", "kept"):
-            _check_operation(content[key], key)
+        content.setdefault("owed", [])
+        _need(set(content) == {"format", "operation", "kept", "owed"}, "its keys are others.")
+        _need(isinstance(content["owed"], list) and None not in content["owed"], "owed is wrong.")
+        for key, operation in [(key, content[key]) for key in ("operation", "kept")] + [("owed", item) for item in content["owed"]]:
+            _check_operation(operation, key)
     except (ValueError, RecursionError) as error:
         raise JournalError(
             "The journal %s can't be understood: %s" % (path, error),
             "It tells how to end what was under way. Look at it, and move it away only if you know that nothing was.",
         )
-    return dict(operation=content["operation"], kept=content["kept"])
+    return dict((key, content[key]) for key in ("operation", "kept", "owed"))
 
 
 def _check_operation(operation, key):

@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.echo_music.ops.plugins.module_utils import stack as echo_stack
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
@@ -34,10 +35,12 @@ from ansible_collections.echo_music.ops.plugins.module_utils.live_database impor
     await_server,
     look_at_database,
 )
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_layout import moved_folders, moves, place
 from ansible_collections.echo_music.ops.plugins.module_utils.migration import is_held_back
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_parts import RESERVE, make_part
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_source import resolve
+from ansible_collections.echo_music.ops.plugins.module_utils.server_roles import plan_roles
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import free_bytes, human, nearest, timestamp
 from ansible_collections.echo_music.ops.plugins.module_utils.set_lock import holder, read_lock
 from ansible_collections.echo_music.ops.plugins.module_utils.set_use import reading
@@ -88,7 +91,7 @@ def ensure_restored(
     with journal:
         restore = Restore(engine, journal, stack, health_timeout)
         reconciled = restore.reconcile()
-        expired = restore.expire(state, keep_previous)
+        expired = restore.expire(state, keep_previous) | restore.pay()
         result = dict(_to_state(restore, state, source, root, components, tables, keep_previous, start), reconciled=reconciled)
         result["changed"] = result["changed"] or reconciled is not None or expired
         return result
@@ -113,19 +116,22 @@ def _to_state(restore, state, source, root, components, tables, keep_previous, s
 def _predict(engine, stack, journal, state, source, root, components, tables, keep_previous):
     journal.look()
     told = dict(reconciled=_foresee_reconcile(journal))
-    expires = Restore(engine, journal, stack).is_over(state, keep_previous)
+    restore = Restore(engine, journal, stack)
+    expires = restore.is_over(state, keep_previous)
     operation, kept = journal.operation, None if expires else journal.kept
+    goes = expires or restore.can_pay()
     if state == "reconciled":
-        return dict(_result(expires or told["reconciled"] is not None, state, operation or kept, kept), **told)
+        return dict(_result(goes or told["reconciled"] is not None, state, operation or kept, kept), **told)
     require_no_backup(root, stack)
     if state == "rolled_back":
         return dict(_result(True, state, _require_operation(operation or kept)), **told)
     if operation is None:
-        planned = plan(engine, stack, resolve(source, root, components), tables)
+        found = resolve(source, root, components)
+        planned = plan(engine, stack, found, tables, restore.look_at_server(found))
         return dict(_result(True, state, dict(id=None, facts=planned)), **told)
     _require_source(operation, source, root, components)
     reached = max(state, resting(operation), key=STATES.index)
-    return dict(_result(expires or reached != resting(operation), reached, operation), **told)
+    return dict(_result(goes or reached != resting(operation), reached, operation), **told)
 
 
 def _foresee_reconcile(journal):
@@ -191,6 +197,10 @@ def plan(engine, stack, found, tables=None, broken=None):
         chosen = choose(tables, live["database"].get("tables"), found)
         live["database"] = dict(live["database"], tables=only(live["database"]["tables"], chosen))
         found = dict(found, tables=only(found["tables"], chosen), chosen=chosen)
+    elif "database" in found["components"]:
+        found = dict(found, roles=plan_roles(engine, live["database"], found))
+        if found["roles"]:
+            warnings += ["%s: %s." % (found["roles"]["file"], remark) for remark in found["roles"].pop("remarks")]
     placed = place(found["components"], live)
     found = dict(found, moved=moved_folders(placed))
     parts, needs = [], []
@@ -222,6 +232,7 @@ def part_facts(component, source, found, live):
             where.update(broken=database["problem"], live=volume["source"], volume=volume["name"])
             where.update(project=live["project"], destination=volume["destination"])
         where.update(folder=echo_stack.volume_of(live, "database")["source"], chosen=found.get("chosen"), moved=found["moved"])
+        where.update(roles=found.get("roles"))
     else:
         volume = echo_stack.volume_of(live, source["role"])
         where = dict(live=volume["source"], volume=volume["name"], container=volume["container"], project=live["project"])
@@ -255,6 +266,7 @@ def diff(planned):
                 bytes=part["bytes"],
                 time=planned["source"]["time"],
                 tables=planned["expected"] if part["component"] == "database" else None,
+                roles=_roles([part]),
                 places=moves(part),
             ),
         )
@@ -301,7 +313,7 @@ class Restore:
             yield None
             return
         if server in self._running():
-            yield self._why_it_ends(server)
+            yield self.look_at_server(found)
             return
         if self.engine.container(server)["state"] == "paused":
             raise StackError("The container %s is paused." % server, "'docker unpause %s' lets it go on." % server)
@@ -318,6 +330,13 @@ class Restore:
             if self.journal.operation and self.journal.operation["kind"] == "start":
                 self._undo()
             raise
+
+    def look_at_server(self, found):
+        """Return what the database server dies of, None if it is at work, asleep, or not needed."""
+        server = self._server()
+        if "database" in found["components"] and server in self._running():
+            return self._why_it_ends(server)
+        return None
 
     def _why_it_ends(self, server):
         """Wait for the server; return what it died of, None if it runs."""
@@ -345,10 +364,14 @@ class Restore:
         )
         with self._undone_on_failure("staging"):
             self.journal.record("stage")
-            tables = None
-            for part in self._parts():
-                tables = part.stage() or tables
-            self.journal.record("staged", tables=tables)
+            self.journal.record("staged", tables=self._stage_together())
+
+    def _stage_together(self):
+        """Stage all parts at the same time, for a load waits for the server most of the time; return the rows of the tables."""
+        parts = self._parts()
+        with ThreadPoolExecutor() as threads:
+            staged = list(threads.map(lambda part: part.stage(), parts))
+        return next(filter(None, staged), None)
 
     def advance(self, state, changed):
         """Go on from staged to the state."""
@@ -369,18 +392,24 @@ class Restore:
         return _result(changed, resting(operation), operation)
 
     def commit(self):
-        """Let the new data be the live one for good; the old is kept for a while, what was kept before goes."""
+        """Let the new data be the live one for good; the old is kept for a while, what was kept before goes.
+
+        A database that goes may be of a server that sleeps, if only files were restored; it can wait.
+        """
         operation, kept = self.journal.operation, self.journal.kept
         facts = operation["facts"]
         self.journal.record("commit")
         self._start(self._wanted() + facts.get("started", []))
-        for part in self._parts(kept) if kept else []:
-            part.forget()
+        owed = self._forget(kept) if kept else []
         if facts["keep_previous"] <= 0:
-            for part in self._parts():
-                part.forget()
+            owed += self._forget(operation)
+        facts["warnings"] += [
+            "The old database of the restore %(id)s is still there, for its server doesn't answer; "
+            "the first run that finds it running removes it." % left
+            for left in owed
+        ]
         self._settle(self._wanted())
-        self.journal.end(_kept(operation))
+        self.journal.end(_kept(operation), owed)
 
     def is_over(self, state, keep_previous):
         """Tell whether the kept old data is to go: at its time, which ``reconciled`` alone may end early.
@@ -406,6 +435,35 @@ class Restore:
         self.journal.forget()
         return True
 
+    def can_pay(self):
+        """Tell whether there is old data that had to wait for its server, which runs now."""
+        return bool(self.journal.owed) and self._server_runs()
+
+    def pay(self):
+        """Remove the old data that had to wait for its server; tell whether anything went."""
+        if not self.can_pay():
+            return False
+        left = sum((self._forget(operation) for operation in self.journal.owed), [])
+        if left == self.journal.owed:
+            return False
+        self.journal.pay(left)
+        return True
+
+    def _forget(self, operation):
+        """Remove the old data of an ended restore; return ``[operation]`` with the parts that have to wait, or nothing."""
+        left = []
+        for part in self._parts(operation):
+            try:
+                if part.needs_server and not self._server_runs():
+                    left.append(part.facts)
+                else:
+                    part.forget()
+            except EchoError:
+                if not part.needs_server:
+                    raise
+                left.append(part.facts)
+        return [dict(operation, facts=dict(operation["facts"], parts=left))] if left else []
+
     def _activate(self):
         wanted, app, parts = self._wanted(), self._app(), self._parts()
         tables = self.journal.last("staged")["tables"]
@@ -425,7 +483,8 @@ class Restore:
         downtime = healthy_after = None
         if app in wanted:
             downtime = time.monotonic() - started
-            self._await_health(app, wanted)
+            with phase(app):
+                self._await_health(app, wanted)
             healthy_after = time.monotonic() - started
         after = None
         for part in self._parts():
@@ -513,6 +572,11 @@ class Restore:
 
     def _server(self):
         return self.stack["containers"]["database"]["name"]
+
+    def _server_runs(self):
+        with contextlib.suppress(Gone):
+            return self.engine.container(self._server())["state"] == "running"
+        return False
 
     def _never_ran(self):
         """Tell whether the app was only created, as by a restore to a new host that broke off.
@@ -622,7 +686,7 @@ def _require_operation(operation):
 
 def _result(changed, state, operation, kept=None):
     result = dict(changed=changed, state=state, id=None, source=None, components=[], tables={}, live={}, warnings=[])
-    result.update(downtime=None, healthy_after=None, previous_until=None, diff=dict(before="", after=""))
+    result.update(roles=[], downtime=None, healthy_after=None, previous_until=None, diff=dict(before="", after=""))
     if operation is None:
         return result
     facts = operation["facts"]
@@ -636,6 +700,7 @@ def _result(changed, state, operation, kept=None):
             for part in facts["parts"]
         ],
         tables=_tables(facts["before"], data.get("staged", {}).get("tables") or facts["expected"], done.get("tables")),
+        roles=_roles(facts["parts"]),
         live=facts["live"],
         downtime=done.get("downtime"),
         healthy_after=done.get("healthy_after"),
@@ -645,6 +710,12 @@ def _result(changed, state, operation, kept=None):
         diff=diff(facts),
     )
     return result
+
+
+def _roles(parts):
+    """Return the roles that a restore creates, None where the server can't be asked which are there."""
+    planned = [part["roles"]["create"] for part in parts if part.get("roles")]
+    return planned[0] if planned else []
 
 
 def _tables(before, backup, after=None):

@@ -18,13 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from ansible_collections.echo_music.ops.plugins.module_utils import exchange
 from ansible_collections.echo_music.ops.plugins.module_utils.codec import GZIP_MAGIC
 from ansible_collections.echo_music.ops.plugins.module_utils.dump_file import require_loadable
+from ansible_collections.echo_music.ops.plugins.module_utils.dump_privileges import grant
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, EchoError, SetError
 from ansible_collections.echo_music.ops.plugins.module_utils.extract import root_of, sync_tree, unpack
 from ansible_collections.echo_music.ops.plugins.module_utils.live_database import await_server
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import Database
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase, seldom
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_layout import stored_paths
+from ansible_collections.echo_music.ops.plugins.module_utils.server_roles import ServerRoles
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import explained, free_bytes, sha256_of
-from ansible_collections.echo_music.ops.plugins.module_utils.side_database import SWAPPED, SideDatabase, compare
+from ansible_collections.echo_music.ops.plugins.module_utils.side_database import SIZE_EVERY, SWAPPED, SideDatabase, compare
 from ansible_collections.echo_music.ops.plugins.module_utils.side_rows import SideRows, only
 
 # Kept free of a restore: a live database beside it must go on writing.
@@ -49,6 +52,9 @@ def make_part(engine, tag, facts):
 
 class DatabasePart:
     """A database; staged and previous data are databases of other names."""
+
+    # To remove the previous data.
+    needs_server = True
 
     def __init__(self, engine, tag, facts):
         self.component = facts["component"]
@@ -76,6 +82,7 @@ class DatabasePart:
 
     def stage(self):
         """Load and count the dump; return the rows of its tables."""
+        ServerRoles(self._database, self._tag).create(self.facts.get("roles"))
         return _load(self._side, self.facts, self.facts["like"])
 
     def swap(self):
@@ -98,8 +105,9 @@ class DatabasePart:
         return _verify(self._database, staged, self.facts.get("chosen"))
 
     def discard(self):
-        """Remove what is staged."""
+        """Remove what is staged, and the roles that were created for it."""
         self._side.drop_side()
+        ServerRoles(self._database, self._tag).drop(self.facts.get("roles"))
 
     def forget(self):
         """Remove the previous data."""
@@ -125,11 +133,14 @@ class VolumePart:
     Then ``names``, which staging finds out, are those of the root that take part.
     """
 
+    needs_server = False
+
     def __init__(self, engine, tag, facts):
         self._engine = engine
         self.component = facts["component"]
         self.facts = facts
         self._live = facts["live"]
+        self._tag = tag
         # Several parts may have their places in one volume.
         own = facts["component"] + "-" if facts.get("places") else ""
         self._staging = ".echo-restore-%s/%snew" % (tag, own)
@@ -235,6 +246,7 @@ class ServerPart(VolumePart):
                 if self.facts["recorded"]:
                     known = ("encoding", "collate", "ctype", "extensions")
                     like.update((key, self.facts["recorded"][key]) for key in known)
+                ServerRoles(database, self._tag).create(self.facts.get("roles"))
                 side = SideDatabase(database)
                 found = _load(side, self.facts, dict(like, owner=database.user))
                 side.swap()
@@ -281,8 +293,14 @@ def _load(side, facts, like):
     if facts.get("sha256") and sha256_of(file)[0] != facts["sha256"]:
         raise DatabaseError("%s is not the file that its manifest tells of." % file, "Use another copy of this set.")
     side.create(like)
-    side.load(file, facts["kind"])
-    side.finish(like["owner"])
+    total = facts["recorded"]["bytes"] if facts["recorded"] and not facts.get("chosen") else None
+    with phase(os.path.basename(file), total, seldom(SIZE_EVERY, side.size)):
+        side.load(file, facts["kind"])
+    defaults, remarks = [], []
+    # Rows of single tables come into tables whose privileges stay.
+    if facts["kind"] == "custom" and not facts.get("chosen"):
+        defaults, remarks = grant(side, file, like["owner"], (facts["recorded"] or {}).get("owner"))
+    side.finish(like["owner"], *defaults)
     found = side.count()
     if not found:
         raise DatabaseError("There is no table in %s." % file, "Restore from another backup.")
@@ -293,7 +311,7 @@ def _load(side, facts, like):
             "Restore from another set.",
             differences=differences,
         )
-    facts["remarks"] = stored_paths(side, facts.get("moved"))
+    facts["remarks"] = ["%s: %s." % (file, remark) for remark in remarks] + stored_paths(side, facts.get("moved"))
     return found
 
 

@@ -25,6 +25,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.set_list import list_sets
 from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import read_manifest
+from ansible_collections.echo_music.ops.plugins.module_utils.set_plan import GLOBALS_FILE
 
 COMPONENTS = ("database", "uploads", "config", "data")
 # The app does without them, so they are restored only where they are asked for by name.
@@ -48,9 +49,10 @@ def resolve(source, root, components=None):
     """Return what a restore from ``source`` reads; whatever stands there, only ``SetError`` comes out.
 
     ``{"origin": "ours|script|file", "id", "path", "time", "components", "missing", "tables",
-    "database"}``. Each component is ``{"file", "kind": "custom|sql|sql.gz|archive", "bytes"}``,
+    "database", "globals"}``. Each component is ``{"file", "kind": "custom|sql|sql.gz|archive", "bytes"}``,
     in a set of ours with ``sha256``, ``members`` and ``bytes_in``. ``tables`` and ``database``
-    are the manifest's, None where there is none. ``missing`` names the components whose
+    are the manifest's, None where there is none, and so is ``globals``, ``{"file", "sha256"}`` of the roles
+    of the server. ``missing`` names the components whose
     files are not there, as in a set that was copied in part.
     """
     path = locate(source, root)
@@ -95,9 +97,11 @@ def _listing(root):
 
 def _ours(folder):
     manifest = read_manifest(os.path.join(folder, MANIFEST))
-    components, missing = {}, []
+    components, missing, roles = {}, [], None
     for artifact in manifest["artifacts"]:
         component = artifact["component"]
+        if artifact["file"] == GLOBALS_FILE and os.path.lexists(os.path.join(folder, GLOBALS_FILE)):
+            roles = dict(file=os.path.join(folder, GLOBALS_FILE), sha256=artifact["sha256"])
         if component not in COMPONENTS + ON_REQUEST:
             continue
         if component == "database" and artifact["file"] not in DUMPS:
@@ -124,6 +128,7 @@ def _ours(folder):
         missing=sorted(set(missing) - set(components)),
         tables=manifest["tables"] if "database" in components else None,
         database=manifest["database"] if "database" in components else None,
+        globals=roles,
     )
 
 
@@ -151,6 +156,7 @@ def _script(folder):
         missing=[],
         tables=None,
         database=None,
+        globals=None,
     )
 
 
@@ -169,6 +175,7 @@ def _file(path):
         missing=[],
         tables=None,
         database=None,
+        globals=None,
     )
 
 
@@ -189,7 +196,7 @@ def _chosen(found, source, wanted):
         )
     found["components"] = dict((name, components[name]) for name in chosen)
     if "database" not in chosen:
-        found.update(tables=None, database=None)
+        found.update(tables=None, database=None, globals=None)
     return found
 
 

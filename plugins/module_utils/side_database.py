@@ -16,6 +16,7 @@ A dump is SQL that somebody else wrote, and so it is contained:
   network address of its own, because PostgreSQL's images let everybody in who comes from
   the server's own 127.0.0.1; where the server does so for others too, plain SQL is refused
   unless psql can be restricted.
+* Privileges are granted by that same role, as its own SQL (``dump_privileges``).
 * What the superuser does in the side database finds only names of ``pg_catalog``.
 
 Once it has the live name, the functions and triggers of a dump are the application's own,
@@ -67,6 +68,8 @@ MAINTENANCE = "template1"
 NOBODY = "65534:65534"
 SCRAM_ROUNDS = 4096
 END_SESSIONS_EVERY = 0.1
+# To ask how far a load is costs a command in the container.
+SIZE_EVERY = 2
 LOCK_TIMEOUT = "30s"
 PUBLIC_IS_THE_DATABASE_OWNERS = 150000
 # The first minor releases whose psql knows \restrict; all of later majors do.
@@ -81,6 +84,8 @@ LOAD_ENVIRONMENT = dict(
     PGSSLMODE="prefer",
 )
 LOAD_SQL = PSQL + ["-o", "/dev/null", "--single-transaction", "-f", "-"]
+# Each statement on its own: one that is refused must not keep the others from having their way.
+GRANT = PSQL + ["-v", "ON_ERROR_STOP=0", "-o", "/dev/null", "-f", "-"]
 LOAD_CUSTOM = ["pg_restore", "--no-owner", "--no-acl", "--no-tablespaces", "--exit-on-error"]
 # How pg_restore and psql end when the server refuses a statement, and how their words begin.
 REFUSED = (1, 3)
@@ -93,6 +98,17 @@ pg_restore --list %s >/tmp/all
 grep -vE '^[0-9]+; [0-9]+ [0-9]+ COMMENT - EXTENSION ' /tmp/all >/tmp/list
 exec "$@" --use-list=/tmp/list %s
 """ % (DUMP, DUMP)
+
+PRIVILEGES = """
+set -e
+pg_restore --list %s >/tmp/all
+grep -E '^[0-9]+; [0-9]+ [0-9]+ (DEFAULT )?ACL ' /tmp/all >/tmp/list || test $? -eq 1
+test -s /tmp/list || exit 0
+exec pg_restore --use-list=/tmp/list --file=- %s
+""" % (DUMP, DUMP)
+PRIVILEGES_LIMIT = 4 * 1024 * 1024
+# In whatever language the server speaks: what it refuses is an error, or a warning that nothing was granted.
+NOT_GRANTED = re.compile(r"^psql:<stdin>:\d+: \S+ +(.{0,200})", re.M)
 
 SERVER = """
 SELECT json_build_object('version', current_setting('server_version_num')::int, 'port', current_setting('port'));
@@ -183,6 +199,10 @@ class SideDatabase:
             return ABSENT
         return SWAPPED if self.previous in there or self.nothing in there else LIVE
 
+    def size(self):
+        """Return what the side database takes on the disk so far."""
+        return int(self._server.query("SELECT pg_database_size(%s);" % literal(self.side))[0])
+
     def describe(self):
         """Return what the side database is, with its rows counted, as ``Database.describe`` does."""
         return self._side.describe()
@@ -242,8 +262,35 @@ class SideDatabase:
         else:
             self._load_custom(path, server, jobs, [])
 
-    def finish(self, owner):
-        """Make all that was loaded the owner's, and remove the loader."""
+    def privileges_of(self, path):
+        """Return the SQL of a custom dump that is about privileges, empty if there is none."""
+        if not self._live.engine.is_local():
+            return ""
+        said, size = [], 0
+        with self._side.explained("read privileges for"):
+            with self._helper([], dict(LC_ALL="C"), None, **self._reading(path, PRIVILEGES)) as command:
+                for chunk in command.chunks():
+                    said.append(chunk)
+                    size += len(chunk)
+                    if size > PRIVILEGES_LIMIT:
+                        raise DatabaseError("%s holds more privileges than it can." % path, "Restore from another dump.")
+                command.finish()
+        return b"".join(said).decode("utf-8", "replace")
+
+    def grant(self, path, statements):
+        """Run statements of a dump as its loader; return what the server said of those that it refused."""
+        server = self._asked(SERVER)
+        network, host = self._way_in()
+        with self._loading(path, server, host, connections=1) as env:
+            # What psql says of an error is all that it says.
+            with self._helper(
+                GRANT, env, network, user=NOBODY, stdin=True, entrypoint=["sh", "-c", 'exec "$@" 2>&1', "sh"]
+            ) as command:
+                said = _feed(command, ["\n".join(statements + [""]).encode("utf-8")], end=command.output)
+        return NOT_GRANTED.findall(said.decode("utf-8", "replace"))
+
+    def finish(self, owner, *defaults):
+        """Make all that was loaded the owner's, with these privileges by default, and remove the loader."""
         new = identifier(owner)
         self._side.tell(
             "hand over",
@@ -252,8 +299,7 @@ class SideDatabase:
             "REASSIGN OWNED BY %s TO %s;" % (LOADER, new),
             "DROP OWNED BY %s;" % LOADER,
             "ALTER DATABASE %s OWNER TO %s;" % (identifier(self.side), new),
-            "COMMIT;",
-            DROP_LOADER % literal(LOADER),
+            *(list(defaults) + ["COMMIT;", DROP_LOADER % literal(LOADER)])
         )
 
     def _load_sql(self, path, kind, server):
@@ -279,16 +325,19 @@ class SideDatabase:
                         _feed(command, raw_blocks(source))
             return
         with self._loading(path, server, host, connections=jobs + 1) as env:
-            with self._helper(
-                argv + ["--jobs=%d" % jobs],
-                env,
-                network,
-                # Whose the file is, for it is nobody else's to read.
-                user="%d:%d" % (os.stat(path).st_uid, os.stat(path).st_gid),
-                binds={os.path.realpath(path): {"bind": DUMP, "mode": "ro"}},
-                entrypoint=["sh", "-c", WITHOUT_EXTENSION_COMMENTS, "sh"],
-            ) as command:
+            argv.append("--jobs=%d" % jobs)
+            with self._helper(argv, env, network, **self._reading(path, WITHOUT_EXTENSION_COMMENTS)) as command:
                 command.finish()
+
+    @staticmethod
+    def _reading(path, script):
+        """Return the options of a helper container whose script reads a dump."""
+        return dict(
+            # Whose the file is, for it is nobody else's to read.
+            user="%d:%d" % (os.stat(path).st_uid, os.stat(path).st_gid),
+            binds={os.path.realpath(path): {"bind": DUMP, "mode": "ro"}},
+            entrypoint=["sh", "-c", script, "sh"],
+        )
 
     @contextlib.contextmanager
     def _loading(self, path, server, host, connections):
@@ -474,13 +523,13 @@ class Superuser(Database):
                 command.output()
 
 
-def _feed(command, *sources):
-    """Write blocks to a command's input while it is listened to, and wait for its end.
+def _feed(command, *sources, end=None):
+    """Write blocks to a command's input while it is listened to, and wait for its end; return what ``end`` does.
 
     A source that breaks off leaves the command unfinished, so that it comes to nothing.
     """
     with ThreadPoolExecutor(max_workers=1) as threads, contextlib.ExitStack() as on_error:
-        ended = threads.submit(command.finish)
+        ended = threads.submit(end or command.finish)
         on_error.callback(command.__exit__, None, None, None)
         for blocks in sources:
             for block in blocks:
@@ -491,7 +540,7 @@ def _feed(command, *sources):
                     break
         command.close_stdin()
         on_error.pop_all()
-        ended.result()
+        return ended.result()
 
 
 def _can_be_restricted(version):

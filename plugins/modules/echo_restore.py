@@ -25,6 +25,11 @@ description:
   - A backup of the classic layout (volumes for uploads and configuration) restores onto the unified one (one volume for
     all), and the other way round. Music, covers and C(secrets.env) find their places, and what the other layout has
     besides (C(setup.json), C(metadata), C(logs)) stays as it is.
+  - With the database of a set of ours come the roles of its server that are missing here, and from a dump in the
+    custom format the privileges of roles that are there. A role is created without anything that has power over the
+    server, and with its password only if the set holds what the server kept of that; warnings tell what was left
+    out. Roles that are there are never changed, superusers never created. Going back removes those that were created,
+    unless something else depends on them by then. Plain SQL brings no privileges.
   - What the app's user owned where the backup was made is owned by the user of the live data, if that is another.
   - A set of ours comes back whatever was in its volumes. Set-ID bits are taken away, devices and pipes left out, and
     warnings tell of both, and of links that lead out. In other archives all these are refused.
@@ -81,6 +86,7 @@ options:
     description:
       - Seconds for which the old data stays after the commit. The first run of this module after that removes it,
         unless it is one with O(state=rolled_back), which brings back what is still there.
+      - An old database whose server is down when it is to go stays until a run finds that running.
       - With O(state=reconciled) a smaller number ends the time of what is kept, V(0) at once.
     type: int
     default: 86400
@@ -99,6 +105,7 @@ options:
 extends_documentation_fragment:
   - echo_music.ops.engine
   - echo_music.ops.engine.stack
+  - echo_music.ops.progress
   - ansible.builtin.action_common_attributes
 attributes:
   check_mode:
@@ -193,6 +200,15 @@ tables:
   returned: success
   type: dict
   sample: {"public.users": {"before": 0, "backup": 5, "after": 5}}
+roles:
+  description:
+    - Roles that the set's server had and this one lacks. They are created, in check mode they would be. V(null) in check
+      mode where the server doesn't run and can't be asked. After O(state=rolled_back), those that were removed again, unless
+      something depends on them.
+  returned: success
+  type: list
+  elements: str
+  sample: [readers, reporter]
 live:
   description:
     - What is overwritten, by component. V(null) is what can't be told of a database or volume that is gone. Empty

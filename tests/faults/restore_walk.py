@@ -7,7 +7,8 @@
 
 Other blows are a restart of the Docker Engine, and a full disk: the file systems named by --fill, which are not to be
 those of the machine. A child process runs the restore as the module does and kills itself at the step, or lets another
-blow fall and goes on. The next run ends what broke off. What is live is then judged by psql and by hashes of the files. The stack is one
+blow fall and goes on. The next run ends what broke off. What is live is then judged by psql and by hashes of the files;
+roles that the set has besides the app's must be there with the new data, and gone without it. The stack is one
 of tests/playbooks/stack.yml in the classic layout; its data is changed.
 """
 
@@ -35,6 +36,7 @@ COUNTS = """SELECT n.nspname || '.' || c.relname, (xpath('/row/c/text()',
     query_to_xml(format('SELECT count(*) AS c FROM %I.%I', n.nspname, c.relname), false, true, '')))[1]
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname = 'public' ORDER BY 1"""
 DATABASES = "SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1') ORDER BY 1"
+ROLES = "SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND rolname <> 'music_admin' ORDER BY 1"
 HEALTH_TIMEOUT = 120
 BEFORE, AFTER, POSTGRES, ENGINE, DISK = "before the write", "after the write", "PostgreSQL", "engine", "disk"
 KILLS = (BEFORE, AFTER)
@@ -104,14 +106,16 @@ class Walk:
             filler.unlink(missing_ok=True)
 
     def drift(self):
-        """Make the live data differ from the set in the database and in both volumes."""
+        """Make the live data differ from the set in the database, in both volumes, and in the roles."""
         self.psql("DELETE FROM play_history")
+        for role in self.psql(ROLES).splitlines():
+            self.psql("DROP OWNED BY %s; DROP ROLE %s" % (role, role))
         for folder in self.folders:
             (folder / "drifted").write_text("drifted")
 
     def live(self):
-        """Return what is live: rows by table, and every file's hash."""
-        return self.psql(COUNTS), [self.hashes(folder) for folder in self.folders]
+        """Return what is live: rows by table, the roles, and every file's hash."""
+        return self.psql(COUNTS), self.psql(ROLES), [self.hashes(folder) for folder in self.folders]
 
     def left(self):
         """Return what a restore left: other databases, hidden folders in the volumes."""

@@ -12,10 +12,12 @@ import os
 import pytest
 from fake_engine import FakeCommand
 
+from ansible_collections.echo_music.ops.plugins.module_utils import live_database
 from ansible_collections.echo_music.ops.plugins.module_utils import restore as module
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
     ArchiveError,
+    DatabaseError,
     EchoError,
     SetError,
     SpaceError,
@@ -52,9 +54,13 @@ class SmallEngine:
 class SmallPart:
     """A component that is one file; as the real ones, it tells its state from the disk."""
 
-    def __init__(self, folder, tag, component, comes):
+    def __init__(self, folder, tag, facts):
+        component = facts["component"]
+        self.facts = facts
         self.component = component
-        self._comes = comes
+        self.needs_server = component == "database"
+        self._server = folder / "postgres"
+        self._comes = facts["comes"]
         self._live = folder / component
         self._staged = folder / (".%s.%s.staged" % (component, tag))
         self._previous = folder / (".%s.%s.previous" % (component, tag))
@@ -85,6 +91,8 @@ class SmallPart:
             self._staged.unlink()
 
     def forget(self):
+        if self.needs_server and self._server.read_text() != "running":
+            raise DatabaseError("The server doesn't run.")
         if self._previous.exists():
             self._previous.unlink()
 
@@ -104,7 +112,7 @@ def host(tmp_path, monkeypatch):
         (folder / component).write_text("old")
     for name, state in dict(postgres="running", redis="running", app="running").items():
         (folder / name).write_text(state)
-    monkeypatch.setattr(module, "make_part", lambda engine, tag, facts: SmallPart(folder, tag, facts["component"], facts["comes"]))
+    monkeypatch.setattr(module, "make_part", lambda engine, tag, facts: SmallPart(folder, tag, facts))
     monkeypatch.setattr(module, "HEALTH_POLL", 0.001)
     return folder
 
@@ -125,10 +133,10 @@ def left(folder):
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
-def planned(comes="new"):
+def planned(comes="new", only=COMPONENTS):
     return dict(
         source=dict(origin="ours", id="backup_2026-11-24_03-00-00", path="/sets/1", time="2026-11-24T03:00:00Z"),
-        parts=[dict(component=name, comes=comes, kind="archive", file="/sets/1/" + name, bytes=1) for name in COMPONENTS],
+        parts=[dict(component=name, comes=comes, kind="archive", file="/sets/1/" + name, bytes=1) for name in only],
         live={},
         before={"public.users": 3},
         expected={"public.users": 5},
@@ -147,16 +155,17 @@ def opened(folder, log):
     return Restore(engine, log, dict(containers=containers, project="echo"), health_timeout=0.01)
 
 
-def go(folder, state="committed", comes="new", keep=DAY):
+def go(folder, state="committed", comes="new", keep=DAY, only=COMPONENTS):
     """What a module run does; every earlier one is reconciled first."""
     with journal(folder) as log:
         restore = opened(folder, log)
         restore.reconcile()
+        restore.pay()
         if state == "rolled_back":
             return restore.roll_back()
         fresh = log.operation is None
         if fresh:
-            restore.stage(planned(comes), keep)
+            restore.stage(planned(comes, only), keep)
         return restore.advance(state, changed=fresh)
 
 
@@ -540,6 +549,17 @@ def test_the_cache_is_exchanged_while_nobody_uses_it(host, monkeypatch):
     assert states(host) == ["running"] * 3
 
 
+@pytest.mark.parametrize("roles, told", [(None, []), (dict(create=["reporter"]), ["reporter"]), (dict(create=None), None)])
+def test_roles_that_are_created_are_told(host, roles, told):
+    plan = planned()
+    plan["parts"][0]["roles"] = roles
+    assert json.loads(module.diff(plan)["after"])["database"]["roles"] == told
+    with journal(host) as log:
+        restore = opened(host, log)
+        restore.stage(plan, DAY)
+        assert restore.advance("committed", changed=True)["roles"] == told
+
+
 def test_old_data_is_not_let_go_of_while_the_server_sleeps(host):
     go(host)
     (host / "postgres").write_text("exited")
@@ -547,6 +567,77 @@ def test_old_data_is_not_let_go_of_while_the_server_sleeps(host):
         assert not opened(host, log).expire("reconciled", 0)
         (host / "postgres").write_text("running")
         assert opened(host, log).expire("reconciled", 0)
+
+
+FILES = COMPONENTS[1:]
+
+
+@pytest.mark.parametrize("state", ["exited", "restarting"])
+@pytest.mark.parametrize("keep", [0, DAY])
+def test_files_are_committed_while_the_old_database_can_not_go(host, keep, state):
+    go(host, comes="between")
+    for name, now in dict(postgres=state, app="exited").items():
+        (host / name).write_text(now)
+    result = go(host, keep=keep, only=FILES)
+    assert (result["state"], (result["previous_until"] is None)) == ("committed", not keep)
+    assert "its server doesn't answer" in result["warnings"][0]
+    assert live(host) == dict(all_live("new"), database="between")
+    assert len(left(host)) == (3 if keep else 1)
+    go(host, comes="newer", keep=DAY, only=FILES)
+    assert len(read(journal(host).path)["owed"]) == 1
+    (host / "postgres").write_text("running")
+    go(host, "rolled_back")
+    assert (live(host), left(host)) == (dict(all_live("new"), database="between"), [])
+    assert read(journal(host).path)["owed"] == []
+
+
+def test_a_server_that_runs_and_does_not_answer_is_told_later(host, monkeypatch):
+    go(host, comes="between")
+
+    def silent(part):
+        raise DatabaseError("No answer.") if part.needs_server else ArchiveError("The disk is gone.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SmallPart, "forget", silent)
+        with pytest.raises(ArchiveError):
+            go(host, only=FILES)
+    with monkeypatch.context() as patched:
+        patched.setattr(SmallPart, "forget", lambda part: silent(part) if part.needs_server else None)
+        with journal(host) as log:
+            assert opened(host, log).reconcile()["direction"] == "forward"
+            assert [part["component"] for part in log.owed[0]["facts"]["parts"]] == ["database"]
+            assert not opened(host, log).pay()
+    with journal(host) as log:
+        assert opened(host, log).pay()
+        assert not opened(host, log).can_pay()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_while_files_are_restored_and_the_server_sleeps(host, moment):
+    number = 0
+    while True:
+        number += 1
+        for name in left(host):
+            (host / name).unlink()
+        for component in COMPONENTS:
+            (host / component).write_text("old")
+        (host / "postgres").write_text("running")
+        with journal(host) as log:
+            log.end()
+            log.pay([])
+        go(host, comes="between")
+        for name in ("postgres", "app"):
+            (host / name).write_text("exited")
+        if not killed_at(number, moment, lambda: go(host, only=FILES)):
+            break
+        reconcile(host)
+        assert live(host) in (all_live("between"), dict(all_live("new"), database="between"))
+        assert states(host) == ["exited", "running", "exited"]
+        (host / "postgres").write_text("running")
+        with journal(host) as log:
+            assert opened(host, log).pay() == bool(live(host)["uploads"] == "new")
+        assert len(left(host)) == (2 if live(host)["uploads"] == "new" else 3)
+    assert number > 6
 
 
 class LocalEngine(ServerEngine):
@@ -610,6 +701,17 @@ def test_check_mode_says_when_old_data_goes(host, run):
     assert (told["changed"], told["previous_until"], left(host)) == (True, None, [])
 
 
+def test_check_mode_says_when_a_server_lets_go_of_what_is_owed(host, run):
+    go(host)
+    for name in ("postgres", "app"):
+        (host / name).write_text("exited")
+    go(host, only=FILES)
+    assert not run("reconciled")["changed"]
+    (host / "postgres").write_text("running")
+    assert run("reconciled")["changed"]
+    assert not run("reconciled")["changed"]
+
+
 def test_who_asks_for_the_old_data_finds_it(host, run):
     run("committed", source="1")
     with journal(host) as log:
@@ -642,6 +744,21 @@ def test_nothing_changes_under_a_backup(host, run, monkeypatch, before, state):
     monkeypatch.setattr(module, "require_no_backup", refuse)
     assert run(state, root="/sets") == dict(failed="A backup of echo is under way in /sets.")
     assert live(host) == now
+
+
+@pytest.mark.parametrize("state, told", [("restarting", "stopped when it was started"), ("running", "None"), ("exited", "None")])
+def test_check_mode_knows_what_a_server_dies_of(host, run, monkeypatch, state, told):
+    seen = []
+
+    def plan(engine, stack, found, tables=None, broken=None):
+        seen.append(broken)
+        return planned()
+
+    monkeypatch.setattr(module, "plan", plan)
+    monkeypatch.setattr(live_database, "SERVER_POLL", 0.001)
+    (host / "postgres").write_text(state)
+    module.ensure_restored(LocalEngine(host), check=True, source="1", folder=str(host.parent / "state"))
+    assert told in str(seen[0])
 
 
 def test_check_mode_is_refused_while_a_restore_is_at_work(host, run):

@@ -132,6 +132,7 @@ class SmallServer:
 
     def __init__(self, monkeypatch, staged, live):
         self.done = []
+        self.privileges = ""
         monkeypatch.setattr(restore_parts, "SideDatabase", lambda database, tag: self)
         monkeypatch.setattr(restore_parts.Database, "describe", lambda database: dict(tables=live))
         self.staged = staged
@@ -142,8 +143,21 @@ class SmallServer:
     def load(self, path, kind):
         self.done.append("load " + kind)
 
-    def finish(self, owner):
-        self.done.append("finish " + owner)
+    def size(self):
+        return 0
+
+    def privileges_of(self, path):
+        return self.privileges
+
+    def query(self, *statements):
+        return ['["readers"]']
+
+    def grant(self, path, statements):
+        self.done += statements
+        return ["role x: no"] * (len(statements) - 1)
+
+    def finish(self, owner, *defaults):
+        self.done += defaults + ("finish " + owner,)
 
     def count(self):
         return self.staged
@@ -161,6 +175,69 @@ def test_a_database_is_loaded_and_counted(tmp_path, monkeypatch):
     server = SmallServer(monkeypatch, {"public.users": 5}, {})
     assert database_part(tmp_path, tables={"public.users": 5}).stage() == {"public.users": 5}
     assert server.done == ["create", "load custom", "finish echo"]
+
+
+class SmallRoles:
+    """The roles of the server, in the same list of what was done."""
+
+    def __init__(self, done):
+        self._done = done
+
+    def create(self, facts):
+        self._done.append("create roles %s" % facts["create"])
+
+    def drop(self, facts):
+        self._done.append("drop roles %s" % facts["create"])
+
+
+def test_roles_come_before_the_dump_and_go_after_what_is_staged(tmp_path, monkeypatch):
+    server = SmallServer(monkeypatch, {"public.users": 5}, {})
+    server.drop_side = lambda: server.done.append("drop side")
+    monkeypatch.setattr(restore_parts, "ServerRoles", lambda database, tag: SmallRoles(server.done))
+    part = database_part(tmp_path, roles=dict(create=["reporter"]))
+    part.stage()
+    part.discard()
+    assert server.done == [
+        "create roles ['reporter']",
+        "create",
+        "load custom",
+        "finish echo",
+        "drop side",
+        "drop roles ['reporter']",
+    ]
+
+
+def test_a_new_server_gets_the_roles_of_the_old_one(facts, tmp_path, monkeypatch):
+    server, engine = NewServer(monkeypatch, {"public.users": 5}), ServerEngine()
+    monkeypatch.setattr(restore_parts, "ServerRoles", lambda database, tag: SmallRoles(server.done))
+    part = make_part(engine, TAG, server_facts(facts, tmp_path, roles=dict(create=["reporter"])))
+    part.stage()
+    part.discard()
+    # They go with its folder.
+    assert server.done[:2] == ["await throwaway", "look"] and server.done.count("create roles ['reporter']") == 1
+    assert "drop roles ['reporter']" not in server.done
+
+
+DEFAULT = "ALTER DEFAULT PRIVILEGES FOR ROLE %s GRANT SELECT ON TABLES TO %s;"
+
+
+def test_privileges_are_granted_before_the_loader_goes(tmp_path, monkeypatch):
+    server = SmallServer(monkeypatch, {"public.users": 5}, {})
+    grants = ["GRANT SELECT ON TABLE public.users TO readers;", "GRANT ALL ON TABLE public.users TO PUBLIC;"]
+    server.privileges = "\n".join(grants + [DEFAULT % ("music_admin", "readers")])
+    part = database_part(tmp_path, recorded=dict(bytes=1, owner="music_admin"))
+    part.stage()
+    assert server.done == ["create", "load custom"] + grants + [DEFAULT % ('"echo"', '"readers"'), "finish echo"]
+    assert "didn't grant again: 1, the first for role x: no" in part.facts["remarks"][0]
+
+
+@pytest.mark.parametrize("more", [dict(kind="sql"), dict(chosen=["public.users"])])
+def test_privileges_that_stay_in_the_dump(tmp_path, monkeypatch, more):
+    server = SmallServer(monkeypatch, {"public.users": 5}, {})
+    monkeypatch.setattr(restore_parts, "SideRows", lambda database, tag, chosen: server)
+    server.privileges = "GRANT ALL ON TABLE public.users TO PUBLIC;"
+    database_part(tmp_path, **more).stage()
+    assert server.done == ["create", "load " + more.get("kind", "custom"), "finish echo"]
 
 
 @pytest.mark.parametrize(

@@ -299,3 +299,15 @@ def test_no_bytes_break_the_reader_of_manifests(tmp_path, content):
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(SetError):
         resolve(str(folder), str(tmp_path))
+
+
+def test_the_roles_of_the_server_come_with_the_database(tmp_path):
+    make_set(tmp_path, "backup_2026-11-24_03-00-00")
+    path = str(tmp_path / "backup_2026-11-24_03-00-00" / "postgres_globals.sql")
+    found = resolve("backup_2026-11-24_03-00-00", str(tmp_path))
+    assert found["globals"] == dict(file=path, sha256="ab" * 32)
+    assert resolve("backup_2026-11-24_03-00-00", str(tmp_path), ["uploads"])["globals"] is None
+    os.unlink(path)
+    assert resolve("backup_2026-11-24_03-00-00", str(tmp_path))["globals"] is None
+    os.unlink(os.path.join(os.path.dirname(path), "manifest.json"))
+    assert resolve(os.path.dirname(path), str(tmp_path))["globals"] is None

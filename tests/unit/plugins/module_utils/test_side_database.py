@@ -273,6 +273,46 @@ def test_single_tables_come_out_of_custom_dumps_only(dump):
         server.side.load(dump(), "sql", tables=["public.users"])
 
 
+def test_privileges_are_read_where_there_is_no_network(dump):
+    server = Server("music_server", SIDE, helper=lambda call: FakeCommand(b"GRANT SELECT ON TA", b"BLE t TO x;\n"))
+    path = dump()
+    assert server.side.privileges_of(path) == "GRANT SELECT ON TABLE t TO x;\n"
+    (call,) = server.engine.calls[-1:]
+    assert (call.network_mode, call.stdin, list(call.binds.values())) == (None, False, [dict(bind="/dump", mode="ro")])
+    assert not [key for key in call.env if key.startswith("PG")]
+    assert Server(SIDE, local=False).side.privileges_of(path) == ""
+
+
+def test_privileges_without_end(dump):
+    block = b"GRANT SELECT ON TABLE t TO x;\n" * 65536
+    server = Server(SIDE, helper=lambda call: FakeCommand(*[block] * 100))
+    with pytest.raises(DatabaseError, match="more privileges"):
+        server.side.privileges_of(dump())
+
+
+def test_privileges_are_granted_by_the_loader(dump):
+    commands = []
+
+    def helper(call):
+        commands.append(FakeCommand(b"psql:<stdin>:2: ERROR:  role \"x\" does not exist\nLINE 1: GRANT\n"))
+        return commands[-1]
+
+    server = Server("music_server", SIDE, version=150004, helper=helper)
+    assert server.side.grant(dump(), ["GRANT 1;", "GRANT 2;"]) == ['role "x" does not exist']
+    (call,) = server.helpers
+    assert commands[0].written == b"GRANT 1;\nGRANT 2;\n"
+    assert (call.env["PGUSER"], call.env["PGDATABASE"], call.user, call.binds) == (LOADER, SIDE, "65534:65534", {})
+    assert PASSWORD not in call.env.values()
+    assert "LOGIN CONNECTION LIMIT 1" in server.logged_in[0] and "NOLOGIN" in server.told[-1]
+
+
+def test_privileges_by_default_come_with_the_owner():
+    server = Server("music_server", SIDE)
+    server.side.finish("echo", "ALTER DEFAULT PRIVILEGES 1;")
+    (told,) = server.told
+    assert told.index("DROP OWNED BY") < told.index("ALTER DEFAULT PRIVILEGES 1;") < told.index("COMMIT;")
+
+
 def swapping(*databases):
     server = Server(*databases)
     server.side.swap()
