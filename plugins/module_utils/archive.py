@@ -28,6 +28,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.codec import (
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.engine_tar import rename_members
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase
 from ansible_collections.echo_music.ops.plugins.module_utils.reuse import fingerprint, is_settled, link, unchanged
 from ansible_collections.echo_music.ops.plugins.module_utils.survey import relative, shown, survey
 from ansible_collections.echo_music.ops.plugins.module_utils.tar_guard import RESERVED
@@ -65,17 +66,23 @@ MESSAGES_SHOWN = 5
 # What a restore keeps of the data that it replaced is no part of the data.
 KEPT_BY_RESTORES = RESERVED + "*"
 F_SETPIPE_SZ = 1031
+# A pax header, a header, and half a record of padding.
+BYTES_A_MEMBER = 1792
 FACTS_KEPT = ("file", "bytes_in", "bytes_out", "members", "codec", "sha256", "fingerprint")
 
 
-def back_up(engine, dest, volume=None, path=None, component=None, check_mode=False, retries=RETRIES, **options):
+def back_up(
+    engine, dest, volume=None, path=None, mountpoint=None, component=None, check_mode=False, retries=RETRIES, **options
+):
     """Archive a named volume, or a folder of the engine's host, by whichever way is open.
 
     ``dest`` is a file, or a folder in which the file is named after the component, the
-    volume or the folder. ``options`` are those of :func:`back_up_folder`. Returns the result
+    volume or the folder. ``mountpoint`` is where the volume lies, if that is known: the engine
+    isn't asked then. ``options`` are those of :func:`back_up_folder`. Returns the result
     of the module ``echo_volume_backup``; in check mode it says what would be done.
     """
-    source = os.path.normpath(path) if path else _mountpoint(engine, volume)
+    known = path or mountpoint
+    source = os.path.normpath(known) if known else _mountpoint(engine, volume)
     name = component or volume or os.path.basename(source)
     if os.path.isdir(dest):
         dest = os.path.join(dest, name + SUFFIXES[options["codec"]])
@@ -83,7 +90,7 @@ def back_up(engine, dest, volume=None, path=None, component=None, check_mode=Fal
     options["exclude"] = list(options["exclude"]) + [KEPT_BY_RESTORES]
     result = dict(changed=True, dest=dest, source=volume or source, warnings=[])
     forerunner = dict(forerunner=options.pop("forerunner", None), rehash=options.pop("rehash", False))
-    if _is_readable(engine, source, bool(volume)) and _gnu_tar():
+    if _is_readable(engine, source, bool(known)) and _gnu_tar():
         result.update(method="mount")
         if check_mode:
             return dict(result, **_prediction(source, dest, options, **forerunner))
@@ -132,7 +139,7 @@ def back_up_folder(
         earlier, warning = unchanged(forerunner, os.path.basename(dest), known, rehash)
         if earlier and link(earlier["path"], dest):
             return _facts_again(earlier, started, source, found["special"])
-        with StagedFile(dest, codec) as staged:
+        with StagedFile(dest, codec) as staged, _followed(staged, _stream_bytes(found)):
             scan = TarScan(source)
             changed = _run_tar(_tar_command(program, source, exclude, found), source, staged, scan)
             if changed and retries_left:
@@ -157,7 +164,7 @@ def back_up_container_path(
     await_snapshot(after_snapshot, snapshot_timeout)
     started = time.monotonic()
     source = "%s:%s" % (container, path)
-    with StagedFile(dest, codec) as staged:
+    with StagedFile(dest, codec) as staged, _followed(staged):
         members, special = rename_members(engine.archive_of(container, path), staged, source, path, exclude)
         staged.publish()
     return _facts(staged, members, started, source, codec, special, [])
@@ -298,9 +305,9 @@ def _mountpoint(engine, volume):
     return volumes[volume]
 
 
-def _is_readable(engine, source, is_volume):
-    """Tell whether a folder of the engine's host can be read here."""
-    if (is_volume and not engine.is_local()) or _awaits_mount(source):
+def _is_readable(engine, source, known):
+    """Tell whether a folder of the engine's host can be read here; one that is ``known`` isn't asked for."""
+    if not (known or engine.is_local()) or _awaits_mount(source):
         return False
     return engine.host.startswith("unix://") and os.path.isdir(source) and os.access(source, os.R_OK | os.X_OK)
 
@@ -329,6 +336,16 @@ def _mounted_by(engine, volume, source):
 
 
 # -- small change ------------------------------------------------------------------------------
+
+
+def _followed(staged, total=None):
+    """Have the archive's progress told to those who asked."""
+    return phase(os.path.basename(staged.dest), total, lambda: staged.bytes_in)
+
+
+def _stream_bytes(found):
+    """Return about how large the tar stream of a surveyed folder is."""
+    return found["bytes"] + found["files"] * BYTES_A_MEMBER
 
 
 def _facts(staged, members, started, source, codec, special, changed):

@@ -44,7 +44,8 @@ from ansible_collections.echo_music.ops.plugins.module_utils.postgres import (
     DESCRIBE,
     Database,
 )
-from ansible_collections.echo_music.ops.plugins.module_utils.set_files import LEFTOVER, sync_folder
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase, wanted
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import LEFTOVER, replace_file, sync_folder
 from ansible_collections.echo_music.ops.plugins.module_utils.stack import find_containers
 
 DUMP_FILE = "postgres_dump.backup"
@@ -66,6 +67,11 @@ SERVER = """
 SELECT json_build_object(
     'version', current_setting('server_version_num')::int,
     'port', current_setting('port'));
+"""
+TABLE_BYTES = """
+SELECT coalesce(sum(pg_table_size(c.oid)), 0)::bigint
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema';
 """
 ZSTD_SINCE = 160000
 
@@ -151,10 +157,10 @@ def dump(
     with folder_errors(dest_dir), database.session() as session, StagedFiles(dest_dir) as files:
         session.ask(BEGIN)
         snapshot = json.loads(session.ask(EXPORT_SNAPSHOT)[0])
-        write_json(snapshot_file or os.path.join(dest_dir, SNAPSHOT_FILE), snapshot)
+        _announce(snapshot_file or os.path.join(dest_dir, SNAPSHOT_FILE), snapshot)
         server = json.loads(session.ask(SERVER)[0])
         session.send(DESCRIBE, COUNT_ROWS)
-        task = Task(engine, database, files, snapshot["id"], server, plain)
+        task = Task(engine, database, files, snapshot["id"], server, plain, _sql_bytes(database))
         codec = task.write_dump(codecs(compression, compression_level, server["version"]))
         if globals:
             task.write_globals(role_passwords)
@@ -181,16 +187,25 @@ def codecs(compression, level, server_version):
     return ["%s:%d" % (compression, level)]
 
 
+def _sql_bytes(database):
+    """Return about how large the SQL will be, for those who asked for progress: it is close to the tables' rows."""
+    if wanted():
+        with contextlib.suppress(EchoError, IndexError, ValueError):
+            return int(database.query(TABLE_BYTES)[0]) or None
+    return None
+
+
 class Task:
     """One dump under way: from which snapshot, by which commands, into which files."""
 
-    def __init__(self, engine, database, files, snapshot_id, server, plain):
+    def __init__(self, engine, database, files, snapshot_id, server, plain, sql_bytes=None):
         self._engine = engine
         self._database = database
         self._files = files
         self._snapshot_id = snapshot_id
         self._server = server
         self._plain = plain
+        self._sql_bytes = sql_bytes
 
     def write_dump(self, choices):
         """Write the dump, and its SQL if wanted, with the first codec that pg_dump was built with."""
@@ -232,7 +247,7 @@ class Task:
         """
         names = [DUMP_FILE] + ([PLAIN_FILE] if self._plain else [])
         try:
-            with self._files.timed(*names):
+            with self._files.timed(*names), self._followed(names[-1]):
                 if can_recompress(codec, self._server["version"]):
                     self._help_recompressed()
                 else:
@@ -272,10 +287,14 @@ class Task:
 
     def _by_exec(self, codec):
         """Dump through the Engine's streams."""
-        with self._files.timed(DUMP_FILE):
+        with self._files.timed(DUMP_FILE), self._followed(DUMP_FILE):
             self._stream(self._command(codec), DUMP_FILE)
-        with self._files.timed(PLAIN_FILE):
+        with self._files.timed(PLAIN_FILE), self._followed(PLAIN_FILE):
             self._stream(["pg_restore", "--file=-"], PLAIN_FILE if self._plain else None, DUMP_FILE)
+
+    def _followed(self, name):
+        """Have a file's progress told to those who asked; how large a dump will be, nobody knows."""
+        return phase(name, self._sql_bytes if name == PLAIN_FILE else None, lambda: self._files.size(name))
 
     def _stream(self, argv, into, from_file=None):
         """Run a client program in the database's container, its output into a file, its input from one."""
@@ -411,15 +430,9 @@ class StagedFiles:
         )
 
 
-def write_json(path, content):
-    """Write a small file so that whoever sees it sees all of it, also after a crash."""
-    with open(path + PARTIAL, "w") as written:
-        os.chmod(written.fileno(), 0o600)
-        json.dump(content, written)
-        written.flush()
-        os.fsync(written.fileno())
-    os.rename(path + PARTIAL, path)
-    sync_folder(os.path.dirname(os.path.abspath(path)))
+def _announce(path, content):
+    """Write what those who wait for the snapshot look for."""
+    replace_file(os.path.abspath(path), json.dumps(content).encode("utf-8"))
 
 
 @contextlib.contextmanager
@@ -436,8 +449,8 @@ def _waiters_told(dest, snapshot_file):
         yield
     except EchoError as error:
         if not os.path.exists(snapshot_file):
-            with contextlib.suppress(OSError):
-                write_json(snapshot_file, dict(error=str(error)))
+            with contextlib.suppress(SetError):
+                _announce(snapshot_file, dict(error=str(error)))
         raise
 
 

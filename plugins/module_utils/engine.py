@@ -42,7 +42,7 @@ STDERR_KEPT = 8192
 
 
 def sdk():
-    """Return the Docker SDK. Its import takes longer than a look at all of a volume's files, so it is not made in vain."""
+    """Return the Docker SDK, a large import that only those wait for who ask an engine."""
     try:
         import docker
     except ImportError:

@@ -10,6 +10,7 @@ import calendar
 import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import human
+from ansible_collections.echo_music.ops.plugins.module_utils.shrink import find_shrunk
 
 BAD, WARN, GOOD = "bad", "warn", "good"
 ORDER = (BAD, WARN, GOOD)
@@ -24,7 +25,7 @@ def assess(answers, now, max_age, max_proven_age, shrink_alarm):
 
     ``answers`` is a list of ``{"name", "error", "info"}``: what went wrong, or what ``echo_info``
     returned with ``sizes``, ``database`` and ``backup_sets``. Ages are in seconds; ``shrink_alarm``
-    is the share of its bytes that a set may hold less than the one before it, 0 for any.
+    is the share of its rows or bytes that a set may hold less than those before it, 0 for any.
 
     Returns ``{"time", "hosts", "counts", "lines"}``; hosts come with those first that need a person,
     each with its ``state`` (``bad``, ``warn``, ``good``), its ``problems`` (``[{"state", "text"}]``) and
@@ -161,8 +162,14 @@ def _growth(role, size, since, now):
     return None
 
 
-def _shrank(complete, alarm):
-    return bool(alarm) and complete[-1]["bytes"] < complete[-2]["bytes"] * (1 - alarm)
+def _lost(complete, alarm):
+    """Return what the newest set lost, in words."""
+    sets = [
+        dict(id=item["id"], good=True, accepted=item.get("accepted", False), holds=item["holds"])
+        for item in complete
+        if "holds" in item
+    ]
+    return find_shrunk(sets, alarm).get(complete[-1]["id"]) if complete else None
 
 
 def _problems(host, answer, stack, sets, complete, runs, limits):
@@ -195,8 +202,9 @@ def _problems(host, answer, stack, sets, complete, runs, limits):
         say(WARN, "No backup has been proven by a restore drill.")
     elif host["proven"] and host["proven"]["age"] > limits["max_proven_age"]:
         say(WARN, "The last restore drill that passed was %s.", host["proven"]["ago"])
-    if len(complete) > 1 and _shrank(complete, limits["shrink_alarm"]):
-        say(WARN, "The last backup has %s, the one before it %s.", host["last"]["size"], human(complete[-2]["bytes"]))
+    lost = _lost(complete, limits["shrink_alarm"])
+    if lost:
+        say(WARN, "The last backup holds much less than before (%s).", "; ".join(lost))
     for item in sets:
         if not item["complete"]:
             say(WARN, "%s can't be used: %s", item["id"], item["problem"])

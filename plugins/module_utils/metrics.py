@@ -31,6 +31,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.proof import DRILL,
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import MANIFEST, explained, free_bytes, sync_folder
 from ansible_collections.echo_music.ops.plugins.module_utils.set_list import list_sets
 from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import read_manifest
+from ansible_collections.echo_music.ops.plugins.module_utils.shrink import least_share
 
 TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(?:Z|([+-])(\d\d):(\d\d))\Z")
 
@@ -174,8 +175,8 @@ def _of_runs(base, outcomes):
 def _of_sets(base, root):
     complete = [item for item in list_sets(root) if item["complete"] and item["origin"] == "collection"]
     proven = [item for item in complete if item["proven"]]
-    manifests = [read_manifest(os.path.join(item["path"], MANIFEST)) for item in complete[-2:]]
-    newest = manifests[-1] if manifests else None
+    newest = read_manifest(os.path.join(complete[-1]["path"], MANIFEST)) if complete else None
+    rivals = [dict(item, good=True) for item in complete if item["project"] == newest["project"]]
     drills = [
         proof for item in complete for proof in read_proofs(item["path"]) if proof["level"] == DRILL and proof["passed"]
     ]
@@ -213,10 +214,10 @@ def _of_sets(base, root):
             one(_duration(newest["times"]) if newest else None),
         ),
         Family(
-            "echo_backup_set_size_ratio",
+            "echo_backup_set_least_share",
             "gauge",
-            "What the newest complete set read, over what its forerunner with the same components read.",
-            one(_size_ratio(manifests)),
+            "The least share that the newest complete set holds of a table or a part, of what the ones before held.",
+            one(least_share(rivals)),
         ),
         Family("echo_backup_part_bytes", "gauge", "Size of a file of the newest complete set.", parts("bytes_out")),
         Family(
@@ -261,14 +262,6 @@ def _of_sets(base, root):
 def _free(root):
     with contextlib.suppress(EchoError, OSError):
         return free_bytes(root)
-
-
-def _size_ratio(manifests):
-    """A set of other components says nothing about shrinking."""
-    if len(manifests) < 2 or manifests[0]["components"] != manifests[1]["components"]:
-        return None
-    before, after = (sum(artifact["bytes_in"] or 0 for artifact in manifest["artifacts"]) for manifest in manifests)
-    return round(after / before, 6) if before else None
 
 
 def _duration(times):

@@ -21,8 +21,8 @@ import socket
 import tempfile
 import time
 
+from ansible_collections.echo_music.ops.plugins.module_utils import offsite_plan as plans
 from ansible_collections.echo_music.ops.plugins.module_utils import offsite_receipt as receipts
-from ansible_collections.echo_music.ops.plugins.module_utils import retention
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError, SetError
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_command import (
     OffsiteError,
@@ -32,12 +32,15 @@ from ansible_collections.echo_music.ops.plugins.module_utils.offsite_command imp
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_rclone import RcloneEnd
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_restic import ResticEnd
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_rsync import RsyncEnd
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase, wanted
 from ansible_collections.echo_music.ops.plugins.module_utils.proof import fingerprint
 from ansible_collections.echo_music.ops.plugins.module_utils.prune import survey_sets
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     ID,
     LATEST,
+    MANIFEST,
     PINNED,
+    allocated,
     checked_id,
     explained,
     free_bytes,
@@ -50,6 +53,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     write_file,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.set_list import list_sets, point_latest
+from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import read_manifest
 from ansible_collections.echo_music.ops.plugins.module_utils.set_use import reading
 from ansible_collections.echo_music.ops.plugins.module_utils.shrink import ALARM
 
@@ -59,10 +63,21 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}\Z")
 INLINE_PASSWORD = re.compile(r"//[^/@\s]*:[^/@\s]+@")
 WHERE = {"rsync": "target", "restic": "repository", "rclone": "remote"}
+# Seconds after which no other set that was missed is begun, so that the next backup need not wait.
+WITHIN = 4 * 60 * 60
 
 
 def ensure_offsite(
-    state, destination, root, source=LATEST, shrink_alarm=ALARM, check=False, run=None, sleep=time.sleep
+    state,
+    destination,
+    root,
+    source=LATEST,
+    shrink_alarm=ALARM,
+    known=None,
+    within=WITHIN,
+    check=False,
+    run=None,
+    sleep=time.sleep,
 ):
     """Bring a set, or the sets, at one destination to a state; return the module's result."""
     started = time.monotonic()
@@ -70,8 +85,9 @@ def ensure_offsite(
         _check_destination(destination)
         with _workplace(root, destination["name"], writes=not check and state in WRITES) as (scratch, lock):
             programs = _programs(destination, lock, run)
-            job = Job(destination, root, scratch, programs, shrink_alarm, check, sleep)
-            job.persist(job.end.prepare)
+            job = Job(destination, root, scratch, programs, shrink_alarm, known, within, check, sleep)
+            if state != "planned" or known is None:
+                job.persist(job.end.prepare)
             result = STATES[state](job, source)
     except EchoError as error:
         error.what = "Destination %s: %s" % (destination["name"], error.what)
@@ -87,15 +103,18 @@ def ensure_offsite(
 class Job:
     """One destination at work: its far end, where we put temporary files, and how patient we are."""
 
-    def __init__(self, destination, root, scratch, programs, shrink_alarm, check, sleep):
+    def __init__(self, destination, root, scratch, programs, shrink_alarm, known, within, check, sleep):
         self.host = destination.get("host") or socket.gethostname()
         self.destination = destination
         self.root = root
         self.scratch = scratch
         self.programs = programs
         self.shrink_alarm = shrink_alarm
+        self.known = known
+        self.within = within
         self.check = check
         self.retried = 0
+        self.rules = destination.get("retention") or {}
         self.end = _far_end(destination, self.host, scratch, programs)
         self._sleep = sleep
 
@@ -104,6 +123,16 @@ class Job:
         result, tries = persist(action, self.destination["retries"], self.destination["retry_delay"], self._sleep)
         self.retried += tries - 1
         return result
+
+    @contextlib.contextmanager
+    def followed(self, set_id, total, done=None):
+        """Have the progress of a set on its way told to those who asked; without ``done`` by what the programs say."""
+        with phase("%s, %s" % (self.destination["name"], set_id), total, done) as told:
+            self.programs.phase = None if done else told
+            try:
+                yield
+            finally:
+                self.programs.phase = None
 
     def local_sets(self):
         """Return what is known of the complete sets of ours that lie here, by id."""
@@ -128,8 +157,25 @@ class Job:
 def _copied(job, source):
     local = job.local_sets()
     folder = _local_set(job.root, local, source)
-    receipt = receipts.describe(folder, job.host, local.get(os.path.basename(folder)))
     there = job.persist(job.end.sets)
+    missing = plans.missing(_judged(job, local, list(there.values())))
+    result, there = _copy(job, folder, local, there, missing)
+    refreshed = _refresh(job, local, there)
+    return dict(
+        result,
+        changed=result["copied"] or bool(refreshed),
+        refreshed=refreshed,
+        missing=[set_id for set_id in missing if set_id != result["set"]["id"]],
+        diff=dict(before="", after="%s\n" % result["set"]["where"] if result["copied"] else ""),
+    )
+
+
+def _copy(job, folder, local, there, missing):
+    """Have one set lie at the far end; return ``({"copied", "bytes_sent", "verified", "set"}, what is there now)``.
+
+    Of the sets that are ``missing`` an unfinished copy stays, for whoever takes it up again.
+    """
+    receipt = receipts.describe(folder, job.host, local.get(os.path.basename(folder)))
     known = there.get(receipt["id"])
     if known and known.get("manifest_sha256") != receipt["manifest_sha256"]:
         raise OffsiteError(
@@ -142,19 +188,83 @@ def _copied(job, source):
     if known is None and not job.check:
         with reading(folder), receipts.payload(job.programs, folder, receipt, recipients, job.scratch) as wrapped:
             receipt_file = job.receipt_file(receipt)
-            result["bytes_sent"], result["verified"] = job.persist(
-                lambda: job.end.put(receipt, wrapped, receipt_file, there)
-            )
+            with job.followed(receipt["id"], _expected_bytes(folder, receipt, there)):
+                result["bytes_sent"], result["verified"] = job.persist(
+                    lambda: job.end.put(receipt, wrapped, receipt_file, there, missing)
+                )
         there = dict(job.persist(job.end.sets))
         if receipt["id"] not in there:
             raise OffsiteError("The copy %s is not there." % receipt["id"], "Does something else remove copies there?")
-    result["refreshed"] = _refresh(job, local, there)
-    return dict(
-        result,
-        changed=result["copied"] or bool(result["refreshed"]),
-        set=job.described(known or receipt),
-        diff=dict(before="", after="%s\n" % job.end.where(receipt["id"]) if result["copied"] else ""),
-    )
+    return dict(result, set=job.described(known or receipt)), there
+
+
+def _expected_bytes(folder, receipt, there):
+    """Return about how much of a set is to be sent, for those who asked for progress: what a set there has is linked."""
+    if not wanted() or receipt["age"]:
+        return receipt["bytes"]
+    artifacts = read_manifest(os.path.join(folder, MANIFEST))["artifacts"]
+    return receipt["bytes"] - sum(artifact["bytes_out"] for artifact in artifacts if artifact.get("reused") in there)
+
+
+def _planned(job, unused_source):
+    there = job.persist(job.end.sets).values() if job.known is None else _checked_known(job.known)
+    return dict(sets=_judged(job, job.local_sets(), list(there)))
+
+
+def _caught_up(job, unused_source):
+    local, there = job.local_sets(), job.persist(job.end.sets)
+    judged = _judged(job, local, list(there.values()))
+    wanted = [item for item in judged if item["status"] == plans.MISSING]
+    failures, came, began = [], [], time.monotonic()
+    for item in wanted:
+        if time.monotonic() - began >= job.within:
+            break
+        try:
+            result, there = _copy(job, local[item["id"]]["path"], local, there, plans.missing(judged))
+        except EchoError as error:
+            failures.append(error)
+            item["problem"] = str(error)
+            if not _answers(job):
+                break
+            continue
+        item.update(status=plans.COPIED, where=result["set"]["where"])
+        item.update((key, result[key]) for key in ("bytes_sent", "verified"))
+        came.append(item)
+    if failures:
+        failures[0].what = "%d of %d missed sets were not copied. %s" % (len(failures), len(wanted), failures[0].what)
+        failures[0].details["sets"] = judged
+        raise failures[0]
+    diff = dict(before="", after="".join("%s\n" % item["where"] for item in came))
+    return dict(changed=bool(came), sets=judged, missing=plans.missing(judged), diff=diff)
+
+
+def _judged(job, local, there):
+    """Return what each local set is to the far end, and what is known of it here."""
+    judged = plans.catch_up(local, there, job.rules, time.time())
+    manifests = dict((copy["id"], copy.get("manifest_sha256")) for copy in there)
+    for item in judged:
+        known = local[item["id"]]
+        item.update(receipts.flags_of(known), bytes=known["bytes"], manifest_sha256=fingerprint(known["path"]))
+        if manifests.get(item["id"]) not in (None, item["manifest_sha256"]):
+            # Copying it will say what stands in the way.
+            item["status"] = plans.MISSING
+    return judged
+
+
+def _answers(job):
+    """Tell whether it was one set that failed, and not the far end."""
+    try:
+        job.end.sets()
+    except EchoError:
+        return False
+    return True
+
+
+def _checked_known(known):
+    """Return what others told of sets; names that lead elsewhere are refused."""
+    for item in known:
+        checked_id(item.get("id"))
+    return known
 
 
 def _refresh(job, local, there):
@@ -208,7 +318,8 @@ def _fetch(job, receipt, path):
     inbox = os.path.join(job.scratch, receipt["id"])
     with explained("create", inbox):
         os.mkdir(inbox, 0o700)
-    job.persist(lambda: job.end.fetch(receipt, inbox))
+    with job.followed(receipt["id"], receipt["bytes"], lambda: allocated(inbox)):
+        job.persist(lambda: job.end.fetch(receipt, inbox))
     if receipt["age"]:
         receipts.unwrap(job.programs, inbox, job.destination.get("identity_file"))
     receipts.check_sums(inbox)
@@ -227,21 +338,7 @@ def _fetch(job, receipt, path):
 
 def _pruned(job, unused_source):
     there = job.persist(job.end.sets)
-    sets = [
-        dict(
-            id=receipt["id"],
-            time=receipts.moment(receipt["id"]),
-            good=True,
-            proven=receipt["proven"],
-            pinned=receipt["pinned"],
-            shrunk=receipt["shrunk"],
-            bytes=receipt["bytes"],
-            project=receipt.get("project"),
-            components=receipt["components"],
-        )
-        for receipt in there.values()
-    ]
-    decided = retention.plan(sets, job.destination.get("retention") or {}, time.time())
+    decided = plans.judge(there.values(), job.rules, time.time())
     leaving = [there[item["id"]] for item in decided if not item["keep"]]
     described = [job.end.where(receipt["id"]) for receipt in leaving]
     if leaving and not job.check:
@@ -274,27 +371,47 @@ def _received(job, source):
         raise OffsiteError("Only a folder of this host can receive a set.", "Name it as target, with the type rsync.")
     set_id = checked_id(source)
     there = job.persist(job.end.sets)
+    told = dict((item["id"], item) for item in _checked_known(job.known or []))
+    refreshed = _note(job, told, there)
     if set_id in there:
-        return dict(copied=False, verified=None, set=job.described(there[set_id]))
+        described = job.described(there[set_id])
+        return dict(changed=bool(refreshed), copied=False, refreshed=refreshed, verified=None, set=described)
     if job.check:
-        return dict(changed=True, copied=True, verified=None, set=None)
+        return dict(changed=True, copied=True, refreshed=refreshed, verified=None, set=None)
     folder = staging(job.end.folder, set_id)
-    receipt = receipts.describe(folder, job.host)
+    receipt = receipts.describe(folder, job.host, told.get(set_id))
     if receipt["id"] != set_id:
         raise SetError("%s holds the set %s." % (folder, receipt["id"]), "Remove the folder, and copy the set again.")
-    verified = job.end.adopt(receipt, job.receipt_file(receipt))
-    return dict(changed=True, copied=True, verified=verified, set=job.described(receipt))
+    missing = None if job.known is None else plans.missing(job.known)
+    verified = job.end.adopt(receipt, job.receipt_file(receipt), missing)
+    return dict(changed=True, copied=True, refreshed=refreshed, verified=verified, set=job.described(receipt))
+
+
+def _note(job, told, there):
+    """Bring what others learnt of their sets to the receipts of the copies; return the ids of those."""
+    refreshed = []
+    for set_id in sorted(set(told) & set(there)):
+        known, flags = there[set_id], receipts.flags_of(told[set_id])
+        changed = any(flags[name] != known[name] for name in receipts.FLAGS)
+        if changed and told[set_id].get("manifest_sha256") == known["manifest_sha256"]:
+            refreshed.append(set_id)
+            if not job.check:
+                # What proves the set lies with the others: nothing of it is in this folder.
+                _refresh_one(job, dict(known, **flags), job.scratch)
+    return refreshed
 
 
 STATES = {
     "copied": _copied,
+    "planned": _planned,
+    "caught_up": _caught_up,
     "listed": _listed,
     "fetched": _fetched,
     "pruned": _pruned,
     "verified": _verified,
     "received": _received,
 }
-WRITES = ("copied", "fetched", "pruned", "received")
+WRITES = ("copied", "caught_up", "fetched", "pruned", "received")
 
 
 # -- which set --------------------------------------------------------------------------------

@@ -21,10 +21,13 @@ import threading
 import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import wanted
 
 BLOCK = 1024 * 1024
 OUTPUT_LIMIT = 64 * BLOCK
 STDERR_KEPT = 4096
+# The last figures that a program told of its progress are at the end of what it said.
+TAIL = 16 * 1024
 LONGEST_PAUSE = 600
 VERSION = re.compile(r"\d+(\.\d+)+")
 CREDENTIALS = re.compile(r"(?<=//)[^/@\s:]*:[^/@\s]+(?=@)")
@@ -59,16 +62,21 @@ class Programs:
     def __init__(self, environment=None, secrets=(), timeout=None, keep_open=None, run=None):
         self.environment = dict(environment or {})
         self.keep_open = keep_open
+        self.phase = None
         self._secrets = sorted((secret for secret in secrets if secret), key=len, reverse=True)
         self._timeout = timeout
         self._run = run or run_program
 
-    def __call__(self, argv, cwd=None, consume=None):
-        """Run a program to its end, whatever that is; ``consume`` is handed its output block by block."""
+    def __call__(self, argv, cwd=None, consume=None, figures=None):
+        """Run a program to its end, whatever that is; ``consume`` is handed its output block by block.
+
+        ``figures`` finds how far it is in what it says, for the phase under way: the groups ``done`` and ``total``.
+        """
         environment = dict(_base_environment(), **self.environment)
         kept = () if self.keep_open is None else (self.keep_open,)
+        listener = dict(listener=Listener(self.phase, figures)) if figures and self.phase and wanted() else {}
         code, stdout, stderr = self._run(
-            argv, environment=environment, cwd=cwd, consume=consume, timeout=self._timeout, pass_fds=kept
+            argv, environment=environment, cwd=cwd, consume=consume, timeout=self._timeout, pass_fds=kept, **listener
         )
         return Finished(code, stdout.decode("utf-8", "replace"), self.hide(stderr.decode("utf-8", "replace")).strip())
 
@@ -101,7 +109,30 @@ class Programs:
         return version
 
 
-def run_program(argv, environment, cwd=None, consume=None, timeout=None, pass_fds=()):
+class Listener:
+    """Finds in what a program says how far it is, when the phase that it is part of is asked."""
+
+    def __init__(self, phase, figures):
+        self.errors = None
+        self._phase = phase
+        self._figures = figures
+        self._output = b""
+        phase.done = self._done
+
+    def hear(self, block):
+        """Take what comes on the program's output."""
+        self._output = (self._output + block)[-TAIL:]
+
+    def _done(self):
+        said = self._output
+        if self.errors is not None:
+            said += os.pread(self.errors, TAIL, max(0, os.fstat(self.errors).st_size - TAIL))
+        found = list(self._figures.finditer(said))[-1].groupdict()
+        self._phase.total = int(found.get("total") or 0) or self._phase.total
+        return int(found["done"].replace(b",", b""))
+
+
+def run_program(argv, environment, cwd=None, consume=None, timeout=None, pass_fds=(), listener=None):
     """Run a program in a session of its own; return ``(exit code, output, end of the error output)``.
 
     Without a terminal none can ask for a password. After ``timeout`` seconds the whole session is killed.
@@ -109,8 +140,10 @@ def run_program(argv, environment, cwd=None, consume=None, timeout=None, pass_fd
     # Of a program that isn't there nothing but its name is told, wherever the error comes from.
     if not shutil.which(argv[0], path=environment.get("PATH")):
         raise FileNotFoundError(argv[0])
-    collected = []
+    collected, size = [], 0
     with tempfile.TemporaryFile() as errors:
+        if listener:
+            listener.errors = errors.fileno()
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -126,9 +159,12 @@ def run_program(argv, environment, cwd=None, consume=None, timeout=None, pass_fd
         timer.daemon = True
         timer.start()
         try:
-            for block in iter(lambda: process.stdout.read(BLOCK), b""):
+            for block in iter(lambda: process.stdout.read1(BLOCK), b""):
                 (consume or collected.append)(block)
-                if not consume and len(collected) * BLOCK > OUTPUT_LIMIT:
+                size += len(block)
+                if listener:
+                    listener.hear(block)
+                if not consume and size > OUTPUT_LIMIT:
                     raise OffsiteError("%s says more than it should." % argv[0])
             code = process.wait()
         finally:
@@ -137,6 +173,8 @@ def run_program(argv, environment, cwd=None, consume=None, timeout=None, pass_fd
             _kill(process)
             process.stdout.close()
             process.wait()
+            if listener:
+                listener.errors = None
         size = errors.seek(0, os.SEEK_END)
         errors.seek(max(0, size - STDERR_KEPT))
         stderr = errors.read()

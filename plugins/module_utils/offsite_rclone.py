@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetError
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_command import LinkError, OffsiteError, failure
@@ -23,6 +24,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.offsite_receipt imp
     parse,
     parse_sums,
 )
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import wanted
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     CHECKSUMS,
     ID,
@@ -37,6 +39,7 @@ MARK = "offsite.partial"
 EXCLUDED = ["--exclude=/" + name for name in NOT_COPIED + (MARK, ".*")]
 USAGE, FOLDER_MISSING, FILE_MISSING, NO_RETRY, FATAL = 2, 3, 4, 6, 7
 LASTING = {USAGE, FOLDER_MISSING, FILE_MISSING, NO_RETRY, FATAL}
+FIGURES = re.compile(rb'"stats":\{"bytes":(?P<done>\d+),[^{]*?"totalBytes":(?P<total>\d+)')
 NEVER_BETTER = (
     "AccessDenied",
     "InvalidAccessKeyId",
@@ -94,10 +97,10 @@ class RcloneEnd:
                 self._partial.add(name)
         return found
 
-    def put(self, receipt, folder, receipt_file, unused_known):
+    def put(self, receipt, folder, receipt_file, unused_known, missing):
         """Copy a set, check it there, and let it count; return ``(bytes sent, how it was checked)``."""
         set_id = receipt["id"]
-        for left in sorted(self._partial - {set_id}):
+        for left in sorted(self._partial - {set_id} - set(missing)):
             self._do("purge", "Could not remove %s" % self.where(left), self._place(left))
         mark = os.path.join(self._scratch, MARK)
         write_file(mark, b"The copy is not complete without offsite.json.\n")
@@ -158,7 +161,7 @@ class RcloneEnd:
     # -- rclone --------------------------------------------------------------------------------
 
     def _send(self, folder, set_id):
-        report = ["--use-json-log", "--log-level=INFO", "--stats=10h"]
+        report = ["--use-json-log", "--log-level=INFO", "--stats=%s" % ("1s" if wanted() else "10h")]
         what = "Could not copy %s to %s" % (folder, self.where(set_id))
         return _bytes_sent(self._do("sync", what, *(EXCLUDED + report + [folder, self._place(set_id)])).stderr)
 
@@ -188,7 +191,7 @@ class RcloneEnd:
         return finished
 
     def _rclone(self, verb, *words):
-        return self._programs(["rclone", verb] + self._options + list(words))
+        return self._programs(["rclone", verb] + self._options + list(words), figures=FIGURES)
 
     @staticmethod
     def _check(finished, what):

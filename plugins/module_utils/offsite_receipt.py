@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetError
@@ -152,15 +153,17 @@ def payload(programs, folder, receipt, recipients, scratch):
         return
     programs.require("age", AGE_MINIMUM)
     names = set_files(folder)
+    twin = os.path.join(scratch, "encrypted")
+    # That of the set before.
+    shutil.rmtree(twin, ignore_errors=True)
     need, free = receipt["bytes"], free_bytes(scratch)
     if need + RESERVE > free:
         raise OffsiteError(
             "Encrypting the set needs %s beside it, of which %s are free." % (human(need), human(free)),
             "Remove old sets, or have restic encrypt: it needs no second copy.",
         )
-    twin = os.path.join(scratch, "encrypted")
     with explained("create", twin):
-        os.makedirs(twin, mode=0o700, exist_ok=True)
+        os.mkdir(twin, 0o700)
     # What is damaged must not be locked away as if it were good.
     check_sums(folder)
     sums = {}

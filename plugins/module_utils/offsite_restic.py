@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shlex
+import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetError
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_command import (
@@ -31,7 +32,14 @@ from ansible_collections.echo_music.ops.plugins.module_utils.offsite_receipt imp
     parse_sums,
     set_files,
 )
-from ansible_collections.echo_music.ops.plugins.module_utils.set_files import CHECKSUMS, ID, explained, read_small
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import wanted
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
+    CHECKSUMS,
+    ID,
+    ID_TIME,
+    explained,
+    read_small,
+)
 
 MINIMUM = (0, 12)
 TAG, COMPLETE = "echo_music.ops", "complete"
@@ -42,6 +50,9 @@ WRONG = re.compile(r"wrong password or no key found|empty password|password.*not
 REFUSED = re.compile(r"Permission denied \(|Host key verification failed|AccessDenied|InvalidAccessKeyId")
 SFTP = re.compile(r"sftp:(//)?(?P<host>[A-Za-z0-9_][A-Za-z0-9._@\-]*)(:(?P<port>\d+)(?=/))?[:/]")
 LOCKED = "already locked"
+FIGURES = re.compile(rb'"total_bytes":(?P<total>\d+),"bytes_done":(?P<done>\d+)')
+# What restic says while it is at work: with --quiet nothing, without it sixty times a second.
+FIGURES_A_SECOND = "1"
 
 
 class ResticEnd:
@@ -65,6 +76,10 @@ class ResticEnd:
         self._scratch = scratch
         self._subset = read_data_subset
         self._options = ["--quiet"]
+        # In which the times of sets are.
+        programs.environment["TZ"] = "UTC"
+        if wanted():
+            programs.environment["RESTIC_PROGRESS_FPS"] = FIGURES_A_SECOND
         if repository:
             # In the environment: a repository's URL may carry credentials.
             programs.environment["RESTIC_REPOSITORY"] = repository
@@ -115,12 +130,14 @@ class ResticEnd:
                 self._snapshots[receipt["id"]] = snapshot
         return found
 
-    def put(self, receipt, folder, unused_receipt_file, known):
+    def put(self, receipt, folder, unused_receipt_file, known, unused_missing):
         """Back a set up, check it there, and let it count; return ``(bytes added, how it was checked)``."""
         set_id = receipt["id"]
         if self._missing:
             self._make_repository()
-        command = ["backup", "--json", "--host=" + self._host, "--ignore-ctime"]
+        # A set that comes late is no newer for that: restic's own "latest" and its rules go by this time.
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.strptime(set_id, ID_TIME))
+        command = ["backup", "--json", "--host=" + self._host, "--ignore-ctime", "--time=" + moment]
         command += ["--tag=" + tag for tag in _tags(receipt)]
         command += ["--exclude=" + os.path.join(folder, name) for name in NOT_COPIED + (".*",)]
         before = [self._snapshots[other]["id"] for other in sorted(known) if other in self._snapshots]
@@ -216,8 +233,9 @@ class ResticEnd:
         return finished
 
     def _restic(self, *words, **how):
-        quiet = [option for option in self._options if option != "--quiet" or words[0] != "ls"]
-        return self._programs(["restic"] + quiet + list(words), **how)
+        said = ("ls", "backup") if wanted() else ("ls",)
+        quiet = [option for option in self._options if option != "--quiet" or words[0] not in said]
+        return self._programs(["restic"] + quiet + list(words), figures=FIGURES, **how)
 
     def _check(self, finished, what):
         if not finished.code:

@@ -27,6 +27,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.offsite_receipt imp
     RECEIPT,
     parse,
 )
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import wanted
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     ID,
     PROOF,
@@ -46,6 +47,7 @@ SSH_FAILED, SSH_REFUSED = 255, (
     "Could not resolve",
     "not accessible",
 )
+FIGURES = re.compile(rb"(?P<done>[\d,]+) +\d+%")
 MISSING = re.compile(r"(change_dir|link_stat).*No such file or directory", re.S)
 REMOTE = re.compile(r"(?P<host>[A-Za-z0-9_][A-Za-z0-9._@\-]*|[A-Za-z0-9._\-]*@?\[[0-9a-fA-F:.%]+\]):(?P<path>.+)\Z")
 # The far end's shell, and old rsyncs, would take a path with others apart.
@@ -56,9 +58,14 @@ PROBE = "command -v mv >/dev/null && command -v sha256sum >/dev/null && echo she
 PREPARE = """
 umask 077
 mkdir -p "$1" && cd "$1" || exit 1
+shift
 for left in .backup_*.partial .trash_backup_*; do
-  if [ -e "$left" ] && [ "$left" != "$2" ]; then rm -rf "$left" || exit 1; fi
+  for kept do
+    if [ "$left" = "$kept" ]; then continue 2; fi
+  done
+  rm -rf "$left" || exit 1
 done
+if [ -e "$1" ]; then echo begun; fi
 """
 # The sums are compared as well: they could be those of another set, and its files with them.
 CHECK = """
@@ -156,16 +163,17 @@ class RsyncEnd:
 
     # -- a copy --------------------------------------------------------------------------------
 
-    def put(self, receipt, folder, receipt_file, known):
+    def put(self, receipt, folder, receipt_file, known, missing):
         """Copy a set, check it there, and let it count; return ``(bytes sent, how it was checked)``."""
         set_id = receipt["id"]
         shell = self._shell()
         partial = ".%s.partial" % set_id if shell else set_id
         if shell:
-            self._at_far_end(PREPARE, "Could not prepare %s" % self.where(""), self.folder, partial)
+            begun = self._prepare([set_id] + missing)
         else:
             self._make_folder()
-        sent = self._send(folder, partial, max((other for other in known if other != set_id), default=None))
+            begun = True
+        sent = self._send(folder, partial, _neighbours(set_id, known), begun)
         if shell:
             checked = self._verify_there(partial, receipt)
         else:
@@ -175,9 +183,14 @@ class RsyncEnd:
             self._at_far_end(PUBLISH, "Could not publish %s" % self.where(set_id), self.folder, partial, set_id)
         return sent, checked
 
-    def adopt(self, receipt, receipt_file):
-        """Let a set count that others copied to its hidden name, once it was checked."""
+    def adopt(self, receipt, receipt_file, missing=None):
+        """Let a set count that others copied to its hidden name, once it was checked.
+
+        Where it is known which sets are still ``missing``, what else was begun is removed.
+        """
         partial = os.path.basename(staging(self.folder, receipt["id"]))
+        if missing is not None:
+            self._prepare([receipt["id"]] + missing)
         checked = self._verify_there(partial, receipt)
         self._send_file(receipt_file, partial, RECEIPT)
         self._at_far_end(PUBLISH, "Could not publish %s" % self.folder, self.folder, partial, receipt["id"])
@@ -224,14 +237,29 @@ class RsyncEnd:
 
     # -- rsync ---------------------------------------------------------------------------------
 
-    def _send(self, folder, name, last):
+    def _prepare(self, set_ids):
+        """Make the host's folder, and remove what of other sets was begun; tell whether the first one was."""
+        kept = [".%s.partial" % set_id for set_id in set_ids]
+        told = self._at_far_end(PREPARE, "Could not prepare %s" % self.where(""), self.folder, *kept)
+        return told.stdout.strip() == "begun"
+
+    def _send(self, folder, name, neighbours, begun):
+        """Copy a set's files, of those ``begun`` before only what lacks; return the bytes sent."""
+        linked = ["--link-dest=../" + other for other in neighbours]
+        if not (begun and linked):
+            return self._transfer(folder, name, linked)
+        # rsync would compare a file that is there with the neighbour's alone, and so send it once more.
+        sent = self._transfer(folder, name, ["--existing"])
+        return sent + self._transfer(folder, name, linked + ["--ignore-existing"])
+
+    def _transfer(self, folder, name, more):
         options = ["--recursive", "--times", "--chmod=D700,F600", "--partial-dir=.rsync-partial", "--delete", "--stats"]
-        options += ["--exclude=/.*"] + EXCLUDED + (["--checksum"] if self._checksum else [])
-        options += ["--link-dest=../" + last] if last else []
+        options += ["--exclude=/.*"] + EXCLUDED + (["--checksum"] if self._checksum else []) + more
+        options += ["--info=progress2"] if wanted() else []
         finished = self._rsync(options, folder + "/", "%s/%s/" % (self._far(), name))
         self._check(finished, "Could not copy %s to %s" % (folder, self.where("")))
         found = re.search(r"Total bytes sent: ([\d,.]+)", finished.stdout)
-        return int(re.sub(r"\D", "", found.group(1))) if found else None
+        return int(re.sub(r"\D", "", found.group(1))) if found else 0
 
     def _send_file(self, path, name, as_name):
         finished = self._rsync(["--times", "--chmod=F600"], path, "%s/%s/%s" % (self._far(), name, as_name))
@@ -276,7 +304,7 @@ class RsyncEnd:
             command.append("--bwlimit=%d" % max(1, self._limit // 1024))
         if self._ssh:
             command += ["--timeout=300", "--rsh=%s" % " ".join(shlex.quote(word) for word in self._ssh)]
-        return self._programs(command + ["--", source, target])
+        return self._programs(command + ["--", source, target], figures=FIGURES)
 
     def _check(self, finished, what):
         if not finished.code:
@@ -317,6 +345,7 @@ class RsyncEnd:
         if finished.code:
             lasting = not (self._ssh and finished.code == SSH_FAILED)
             raise failure(what, finished, lasting, self._remedy(finished))
+        return finished
 
     def _run_there(self, script, *words):
         if not self._ssh:
@@ -324,3 +353,10 @@ class RsyncEnd:
         # A shell expands ~ for rsync; for ours it has to be asked.
         quoted = " ".join(word if PATH.match(word) else shlex.quote(word) for word in words)
         return self._programs(self._ssh + ["--", self._ssh_name, "sh -c %s sh %s" % (shlex.quote(script), quoted)])
+
+
+def _neighbours(set_id, known):
+    """Return the sets just before and after one, of those that are there: what is unchanged is in one of them."""
+    before = [other for other in known if other < set_id]
+    after = [other for other in known if other > set_id]
+    return ([max(before)] if before else []) + ([min(after)] if after else [])

@@ -20,14 +20,12 @@ from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetEr
 from ansible_collections.echo_music.ops.plugins.module_utils.retention import checked_rules, plan
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     ID_TIME,
-    MANIFEST,
     allocated,
     discard,
     leftovers,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.set_list import list_sets, point_latest
 from ansible_collections.echo_music.ops.plugins.module_utils.set_lock import guarded
-from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import read_manifest
 from ansible_collections.echo_music.ops.plugins.module_utils.set_use import unread
 from ansible_collections.echo_music.ops.plugins.module_utils.shrink import ALARM, find_shrunk
 
@@ -67,30 +65,26 @@ def ensure_pruned(root, retention, shrink_alarm=ALARM, script_sets=False, check=
 
 def survey_sets(root, shrink_alarm=ALARM):
     """Return the sets of a root, oldest first, as ``retention.plan`` takes them, and what they lost."""
-    listed = list_sets(root)
-    manifests = dict((item["id"], _manifest(item)) for item in listed)
-    projects = set(item.get("project") for item in listed if manifests[item["id"]])
-    found = []
-    for item in listed:
-        item = dict(item, manifest=manifests[item["id"]], good=item["complete"])
+    found = [dict(item, time=_moment(item), good=item["complete"]) for item in list_sets(root)]
+    projects = set(item["project"] for item in found if _is_ours(item))
+    for item in found:
         if item["origin"] == SCRIPT and len(projects) == 1:
             # Only one Echo keeps its sets here, so the script's are its own.
             item["project"] = next(iter(projects))
-        found.append(dict(item, time=_moment(item), project=item.get("project"), proven=item.get("proven", False)))
+        item["project"] = item.get("project")
+        item.update((flag, item.get(flag, False)) for flag in ("proven", "pinned", "accepted"))
     lost = {}
     for project in projects:
-        ours = [item for item in found if item["manifest"] and item["project"] == project]
-        lost.update(find_shrunk(ours, shrink_alarm))
+        lost.update(find_shrunk([item for item in found if _is_ours(item) and item["project"] == project], shrink_alarm))
     for item in found:
         item.update(lost=lost.get(item["id"], []), shrunk=item["id"] in lost)
-        item.update((mark, item.get(mark, False)) for mark in ("pinned", "accepted"))
     return found
 
 
 def alarms(root, found):
     """Return what a person should know of, in sentences: what the newest set of each project lost, damaged sets."""
     told = []
-    newest = dict((item["project"], item) for item in found if item["good"] and item["manifest"])
+    newest = dict((item["project"], item) for item in found if _is_ours(item))
     for item in newest.values():
         if item["shrunk"]:
             told.append(
@@ -139,11 +133,9 @@ def _empty_trash(root):
     return found
 
 
-def _manifest(item):
-    """The manifest of a complete set of ours, None of any other."""
-    if item["origin"] == SCRIPT or not item["complete"]:
-        return None
-    return read_manifest(os.path.join(item["path"], MANIFEST))
+def _is_ours(item):
+    """Tell whether a set is complete, and has a manifest that says what it holds."""
+    return item["complete"] and item["origin"] != SCRIPT
 
 
 def _moment(item):

@@ -22,6 +22,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     sync_folder,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import files_problem, read_manifest
+from ansible_collections.echo_music.ops.plugins.module_utils.shrink import holdings
 
 SCRIPT_DUMPS = ("postgres_dump.backup", "postgres_dump.sql")
 
@@ -99,6 +100,7 @@ def _listed(folder):
         layout=manifest["layout"],
         project=manifest["project"],
         parts=_parts(manifest["artifacts"]),
+        holds=holdings(manifest),
         proven=is_proven(folder),
         drill=_drill(folder),
         **marks(folder)

@@ -264,10 +264,11 @@ remedy:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.echo_music.ops.plugins.module_utils.deployment import STATES, USER_TABLES, ensure_deployment
+from ansible_collections.echo_music.ops.plugins.module_utils.deployment import STATES, ensure_deployment
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import ENGINE_ARGUMENTS, Engine
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
 from ansible_collections.echo_music.ops.plugins.module_utils.stack import STACK_ARGUMENTS
+from ansible_collections.echo_music.ops.plugins.module_utils.tables import USER_TABLES
 
 PLAN = dict(
     version=dict(type="str"),

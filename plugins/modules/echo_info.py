@@ -197,6 +197,7 @@ backup_sets:
       accepted: false
       drill: {"passed": true, "rto_seconds": 14.2, "time": "2026-11-24T04:12:09Z"}
       parts: {"config": 212, "database": 9323311, "deployment": 2419, "uploads": 52428800}
+      holds: {"all tables": 48211, "config": 212, "public.playlists": 31, "public.users": 4, "uploads": 52428800}
       proven: true
       time: "2026-11-24T03:00:00Z"
 backup_space:

@@ -26,6 +26,10 @@ options:
     description:
       - With V(copied), the set O(source) of O(root) lies at the destination. What was learnt of older sets since they
         were copied, such as a passed drill, is brought to their copies.
+      - With V(caught_up), every complete set of O(root) lies at the destination that O(destination.retention) would keep
+        there, so also those that were made while it couldn't be reached. The newest are copied first; what is broken off
+        goes on at the next run.
+      - V(planned) tells what V(caught_up) would copy, also of a destination that this host can't ask, see O(known).
       - With V(fetched), the set O(source) of the destination lies in O(root), checked and, if need be, decrypted.
       - V(listed) tells which sets of the host there are.
       - V(verified) reads the copy O(source) at the destination and compares its checksums.
@@ -34,7 +38,7 @@ options:
       - V(received) is for a set that was copied by other means to C(.<id>.partial) in a folder of this host, below the
         host's name. It is checked and renamed.
     type: str
-    choices: [copied, listed, fetched, pruned, verified, received]
+    choices: [copied, caught_up, planned, listed, fetched, pruned, verified, received]
     default: copied
   source:
     description:
@@ -52,6 +56,18 @@ options:
       - As for M(echo_music.ops.echo_prune). A copy of a set that shrank evicts no other.
     type: float
     default: 0.5
+  within:
+    description:
+      - For O(state=caught_up), seconds after which no other set is begun, so that the next backup doesn't have to wait.
+    type: int
+    default: 14400
+  known:
+    description:
+      - For O(state=planned), the sets that the destination has, as V(listed) tells them in RV(sets). The destination isn't
+        asked then.
+      - For O(state=received), what V(planned) told in RV(sets) on the host that the sets are of. It goes to the receipts.
+    type: list
+    elements: dict
   destination:
     description:
       - The other place.
@@ -150,6 +166,7 @@ options:
         description:
           - For O(state=pruned), C(keep_last), C(keep_hourly), C(keep_daily), C(keep_weekly), C(keep_monthly),
             C(keep_yearly), C(keep_within). Without rules everything stays.
+          - For O(state=caught_up), nothing is copied that they wouldn't keep.
         type: dict
         default: {}
       retries:
@@ -168,6 +185,7 @@ options:
         type: int
         default: 43200
 extends_documentation_fragment:
+  - echo_music.ops.progress
   - ansible.builtin.action_common_attributes
 attributes:
   check_mode:
@@ -202,7 +220,7 @@ EXAMPLES = r"""
       repository: sftp:backup@cellar.example.org:/srv/restic
       password_file: /root/.restic-password
       retention: {keep_daily: 7, keep_weekly: 4}
-  loop: [copied, pruned]
+  loop: [copied, caught_up, pruned]
 
 - name: Copy it to S3, encrypted for a key that only exists on paper
   echo_music.ops.echo_offsite:
@@ -290,10 +308,70 @@ set:
     time: "2026-11-24T21:06:37.142017Z"
     where: backup@nas.example.org:/volume1/echo/music/backup_2026-11-24_21-06-34
 sets:
-  description: The sets of this host that lie there, oldest first, each as in RV(set).
-  returned: when O(state=listed)
+  description:
+    - With O(state=listed), the sets of this host that lie there, oldest first, each as in RV(set).
+    - With O(state=caught_up) and O(state=planned), the complete sets of O(root), newest first.
+  returned: when O(state=listed), O(state=caught_up) or O(state=planned)
   type: list
   elements: dict
+  contains:
+    id:
+      description: Its name.
+      type: str
+      returned: success
+    status:
+      description:
+        - V(present) if it lies at the destination, V(copied) if it was copied, or would be in check mode, V(missing) if it
+          is to be copied, V(unwanted) if no rule would keep it there.
+      type: str
+      returned: when O(state=caught_up) or O(state=planned)
+    reasons:
+      description: Why the rules would keep it there, or not.
+      type: list
+      elements: str
+      returned: when O(state=caught_up) or O(state=planned)
+    problem:
+      description: Why it could not be copied.
+      type: str
+      returned: failure of that set
+    bytes:
+      description: The size of its files.
+      type: int
+      returned: success
+    bytes_sent:
+      description: What the copy cost, by the program's own figures.
+      type: int
+      returned: when O(state=caught_up) copied it
+    verified:
+      description: How the copy was checked. V(null) in check mode.
+      type: str
+      returned: when O(state=caught_up) copied it
+    where:
+      description: Where it lies there, for people.
+      type: str
+      returned: when O(state=listed), or O(state=caught_up) copied it
+    manifest_sha256:
+      description: By which it is known.
+      type: str
+      returned: when O(state=caught_up) or O(state=planned)
+    proven:
+      description: Whether a restore drill passed.
+      type: bool
+      returned: success
+    pinned:
+      description: Whether someone said that it stays.
+      type: bool
+      returned: success
+    shrunk:
+      description: Whether it holds much less than the ones before it.
+      type: bool
+      returned: success
+missing:
+  description: Complete sets of O(root) that the destination lacks and would keep, newest first.
+  returned: when O(state=copied) or O(state=caught_up)
+  type: list
+  elements: str
+  sample: [backup_2026-11-23_03-00-00]
 copied:
   description: Whether the set was not there before.
   returned: when O(state=copied) or O(state=received)
@@ -301,7 +379,7 @@ copied:
   sample: true
 refreshed:
   description: Sets of which something new was told to their copies, such as a passed drill or a pin.
-  returned: when O(state=copied)
+  returned: when O(state=copied) or O(state=received)
   type: list
   elements: str
   sample: [backup_2026-11-23_03-00-00]
@@ -404,10 +482,16 @@ DESTINATION = dict(
 )
 
 ARGUMENTS = dict(
-    state=dict(type="str", choices=["copied", "listed", "fetched", "pruned", "verified", "received"], default="copied"),
+    state=dict(
+        type="str",
+        choices=["copied", "caught_up", "planned", "listed", "fetched", "pruned", "verified", "received"],
+        default="copied",
+    ),
     source=dict(type="str", default="latest"),
     root=dict(type="path", default="/var/backups/echo"),
     shrink_alarm=dict(type="float", default=0.5),
+    within=dict(type="int", default=14400),
+    known=dict(type="list", elements="dict"),
     destination=dict(type="dict", options=DESTINATION, required=True),
 )
 

@@ -30,6 +30,11 @@ options:
     description:
       - Absolute folder on the host of the Docker Engine, such as a bind mount.
     type: path
+  mountpoint:
+    description:
+      - Where the files of O(volume) lie on the host of the Docker Engine, as M(echo_music.ops.echo_info) tells it
+        (C(source)). The engine is asked nothing then, unless the files can only be read through it.
+    type: path
   dest:
     description:
       - The archive, on the host where the module runs, or an existing folder for it.
@@ -96,6 +101,7 @@ options:
     default: false
 extends_documentation_fragment:
   - echo_music.ops.engine
+  - echo_music.ops.progress
   - ansible.builtin.action_common_attributes
 attributes:
   check_mode:
@@ -277,6 +283,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoE
 ARGUMENTS = dict(
     volume=dict(type="str"),
     path=dict(type="path"),
+    mountpoint=dict(type="path"),
     dest=dict(type="path", required=True),
     component=dict(type="str"),
     codec=dict(type="str", choices=list(SUFFIXES), default="gzip"),
@@ -295,6 +302,7 @@ def main():
         argument_spec=ARGUMENTS,
         required_one_of=[("volume", "path")],
         mutually_exclusive=[("volume", "path")],
+        required_by=dict(mountpoint="volume"),
         supports_check_mode=True,
     )
     try:

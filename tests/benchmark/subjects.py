@@ -86,16 +86,16 @@ class Volume:
         self._fill = fill
         self._scale = scale
         self._volume = PREFIX + name
-        self._folder = None
+        self.folder = None
 
     def __str__(self):
         return f"volume {self.name}: {self.bytes / MIB:,.0f} MiB in {self.members:,} members"
 
     def __enter__(self):
         command("docker", "volume", "create", self._volume)
-        self._folder = Path(command("docker", "volume", "inspect", "-f", "{{.Mountpoint}}", self._volume).strip())
-        self._fill(self._folder, self._scale)
-        entries = [self._folder, *self._folder.rglob("*")]
+        self.folder = Path(command("docker", "volume", "inspect", "-f", "{{.Mountpoint}}", self._volume).strip())
+        self._fill(self.folder, self._scale)
+        entries = [self.folder, *self.folder.rglob("*")]
         self.members = len(entries)
         self.bytes = sum(entry.stat().st_size for entry in entries if entry.is_file())
         return self
@@ -109,7 +109,7 @@ class Volume:
         pack = ["tar", "czf", "/backup/out.tar.gz", "-C", "/source", "."]
         return dict(
             script=Way("docker run … tar czf", ["docker", "run", "--rm", "--name", PREFIX + "script", *binds, SCRIPT_IMAGE, *pack]),
-            floor=Way("tar cf", ["tar", "cf", f"{dest}/out.tar", "-C", str(self._folder), "."]),
+            floor=Way("tar cf", ["tar", "cf", f"{dest}/out.tar", "-C", str(self.folder), "."]),
             ours=module("echo_volume_backup", volume=self._volume, dest=f"{dest}/out.tar.gz"),
         )
 

@@ -58,7 +58,9 @@ def pair(volume):
         for number, place in enumerate(sets):
             place.mkdir()
             earlier = dict(forerunner=str(sets[0])) if number else {}
-            way = module("echo_volume_backup", volume="echo-bench-unchanged", dest=str(place / NAME), component="uploads", **earlier)
+            # As the role says it, which knows where the volume lies.
+            known = dict(volume="echo-bench-unchanged", mountpoint=str(volume.folder), component="uploads")
+            way = module("echo_volume_backup", dest=str(place / NAME), **known, **earlier)
             os.sync()
             began, used = time.monotonic(), cpu()
             done = subprocess.run(way.argv, input=way.stdin, text=True, stdout=subprocess.PIPE, env=ENVIRONMENT, check=True)

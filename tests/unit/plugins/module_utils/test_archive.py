@@ -35,7 +35,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils import (
     survey,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.direct_file import DIRECT_SIZE
-from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, EchoError, SpaceError
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, EchoError, EngineError, SpaceError
 from ansible_collections.echo_music.ops.plugins.module_utils.tar_scan import TarScan
 
 CODECS = sorted(codec.SUFFIXES)
@@ -729,6 +729,23 @@ def test_a_local_volume_is_read_where_it_lies(source, tmp_path):
     )
     assert (result["artifact"]["role"], result["artifact"]["source"]) == ("uploads", "echo-uploads")
     assert os.listdir(str(tmp_path / "set")) == ["uploads.tar.gz"]
+
+
+def test_where_a_volume_lies_is_not_asked_for_again(source, dest):
+    class Silent(Engine):
+        def is_local(self):
+            raise EngineError("It was asked.")
+
+        volumes = containers = is_local
+
+    engine = Silent(host="unix:///var/run/docker.sock")
+    result = back_up(engine, dest, volume="echo-uploads", mountpoint=str(source))
+    assert (result["method"], result["artifact"]["source"]) == ("mount", "echo-uploads")
+    # What can't be read there is asked for.
+    with pytest.raises(EngineError, match="was asked"):
+        back_up(engine, dest, volume="echo-uploads", mountpoint="/nowhere/_data")
+    remote = Engine(engine_stream(), mounts=[MOUNT])
+    assert back_up(remote, dest, volume="echo-uploads", mountpoint=str(source))["method"] == "api"
 
 
 def test_what_a_restore_keeps_is_left_out(source, tmp_path):

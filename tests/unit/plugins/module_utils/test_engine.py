@@ -7,10 +7,14 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import struct
+import subprocess
+import sys
 from types import SimpleNamespace
 
+import docker
 import pytest
 
 from ansible_collections.echo_music.ops.plugins.module_utils import engine as engine_module
@@ -102,9 +106,17 @@ def test_an_unreachable_engine_names_itself_and_the_remedy():
 
 
 def test_a_missing_sdk_names_the_package(monkeypatch):
-    monkeypatch.setattr(engine_module, "DOCKER_IMPORT_ERROR", "ImportError: no module named docker")
-    with pytest.raises(EngineError, match="python3-docker"):
+    monkeypatch.setitem(sys.modules, "docker", None)
+    with pytest.raises(EngineError, match=r"\(docker\).*python3-docker") as caught:
         Engine().info()
+    assert "ModuleNotFoundError" in caught.value.as_result()["exception"]
+
+
+def test_the_sdk_is_only_loaded_where_an_engine_is_asked():
+    code = "import sys, %s; print('docker' in sys.modules)" % engine_module.__name__
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    told = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert told.stdout == "False\n"
 
 
 def test_the_environment_names_the_engine(monkeypatch):
@@ -152,7 +164,7 @@ class Leftovers:
     def _remove(self, kind, name):
         status = self._refusals.get(kind)
         if status:
-            raise engine_module.APIError("no", SimpleNamespace(status_code=status, reason="no", url="/"), "no")
+            raise docker.errors.APIError("no", SimpleNamespace(status_code=status, reason="no", url="/"), "no")
         self.removed.append((kind, name))
 
 
@@ -219,7 +231,7 @@ def test_an_image_is_described_or_not_there():
     class Images:
         def inspect_image(self, reference):
             if reference != "echo:1":
-                raise engine_module.NotFound("no such image")
+                raise docker.errors.NotFound("no such image")
             return dict(
                 Id="sha256:1",
                 RepoTags=["echo:1"],

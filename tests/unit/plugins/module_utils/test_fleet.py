@@ -22,7 +22,7 @@ def at(seconds_ago):
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(NOW - seconds_ago))
 
 
-def backup(age, size=1000, uploads=700, proven=None):
+def backup(age, size=1000, uploads=700, users=40, proven=None):
     """A set of some age; ``proven`` is the age of its drill."""
     drill = None if proven is None else dict(time=at(proven), passed=True, rto_seconds=12.5)
     return dict(
@@ -33,6 +33,8 @@ def backup(age, size=1000, uploads=700, proven=None):
         bytes=size,
         project="echo",
         parts=dict(uploads=uploads, database=300),
+        holds={"uploads": uploads, "public.users": users},
+        accepted=False,
         proven=drill is not None,
         drill=drill,
     )
@@ -97,9 +99,9 @@ def test_no_growth_is_told_of_less_than_a_day():
             "The last restore drill that passed was 9 days ago.",
         ),
         (
-            info(backup(2 * DAY), backup(HOUR, size=499, proven=HOUR)),
+            info(backup(2 * DAY), backup(HOUR, users=19, proven=HOUR)),
             "warn",
-            "The last backup has 499 bytes, the one before it 1000 bytes.",
+            "The last backup holds much less than before (public.users: 19 rows, 40 rows in backup_2026-11-22_12-00-00).",
         ),
         (
             info(backup(HOUR, proven=HOUR), backup_space=dict(free=1999, total=10**10)),

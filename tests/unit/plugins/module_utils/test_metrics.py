@@ -147,7 +147,7 @@ def test_a_success_is_told(root, state, textfiles, make_set):
     assert value(result, "echo_backup_part_read_bytes", file="uploads.tar.gz", component="uploads") == 280
     assert value(result, "echo_backup_part_duration_seconds", file="uploads.tar.gz") == 0.1
     assert value(result, "echo_backup_proven_timestamp_seconds") is None
-    assert value(result, "echo_backup_set_size_ratio") is None
+    assert value(result, "echo_backup_set_least_share") is None
     assert value(result, "echo_backup_root_free_bytes") > 0
     with open(result["file"]) as file:
         text = file.read()
@@ -178,23 +178,28 @@ def test_a_drill_tells_what_is_proven_and_how_long_a_restore_takes(root, state, 
     assert value(result, "echo_backup_restore_duration_seconds") == 61.5
 
 
-def test_a_set_that_shrank_shows(root, state, make_set):
-    first, second = make_set()["set"], make_set()["set"]
-    path = os.path.join(second["path"], "manifest.json")
+def _let_it_hold(made, size):
+    """Let a set's manifest say that its uploads were of that size."""
+    path = os.path.join(made["path"], "manifest.json")
     with open(path) as file:
         manifest = json.load(file)
     for artifact in manifest["artifacts"]:
-        artifact["bytes_in"] //= 2
+        if artifact["component"] == "uploads":
+            artifact["bytes_in"] = size
     with open(path, "w") as file:
         json.dump(manifest, file)
-    assert value(update(root, state=state), "echo_backup_set_size_ratio") == pytest.approx(0.5, abs=0.01)
-    assert first["id"] != second["id"]
+
+
+def test_a_set_that_shrank_shows(root, state, make_set):
+    for size in (10**6, 400000, 300000):
+        _let_it_hold(make_set()["set"], size)
+    assert value(update(root, state=state), "echo_backup_set_least_share") == 0.3
 
 
 def test_sets_of_other_components_are_not_compared(root, state, make_set):
-    make_set()
+    _let_it_hold(make_set()["set"], 10**6)
     make_set(components=["config"])
-    assert value(update(root, state=state), "echo_backup_set_size_ratio") is None
+    assert value(update(root, state=state), "echo_backup_set_least_share") is None
 
 
 def test_without_sets_the_rest_is_told(root, state, textfiles):
@@ -273,8 +278,10 @@ def test_the_text_is_escaped():
 
 @needs_promtool
 def test_prometheus_accepts_what_is_told(root, state, make_set):
-    make_set()
-    folder = make_set()["set"]["path"]
+    for unused in range(2):
+        made = make_set()["set"]
+        _let_it_hold(made, 10**6)
+    folder = made["path"]
     proof = dict(level="drill", passed=True, finished="2026-11-25T04:00:00Z", rto_seconds=61.5)
     record_proof(folder, dict(proof, manifest_sha256=fingerprint(folder)))
     record(root, "backup", "success", 900.0, 2.5, folder=state)

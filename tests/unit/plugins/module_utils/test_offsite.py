@@ -207,6 +207,187 @@ def test_what_people_said_of_a_set_goes_with_it(lab, kind):
     assert lab.do("pruned", rules)["removed"] == [pinned.name]
 
 
+# -- catching up --------------------------------------------------------------------------------
+
+
+def statuses(sets):
+    return [(item["id"], item["status"]) for item in sets]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_destination_that_was_down_gets_what_it_missed(lab, kind):
+    for day in range(1, 5):
+        make_set(lab.root, day, shrunk=day == 2)
+        if day == 1:
+            lab.do("copied", lab.destination(kind))
+    newest = lab.do("copied", lab.destination(kind))
+    assert newest["set"]["id"] == DAYS[3] and newest["missing"] == [DAYS[2], DAYS[1]]
+    expected = list(zip(DAYS[3::-1], ["present", "copied", "copied", "present"]))
+    predicted = lab.do("caught_up", lab.destination(kind), check=True)
+    assert predicted["changed"] and statuses(predicted["sets"]) == expected
+    assert lab.listed(lab.destination(kind)) == [DAYS[0], DAYS[3]]
+
+    result = lab.do("caught_up", lab.destination(kind))
+    assert result["changed"] and statuses(result["sets"]) == expected and result["missing"] == []
+    assert all(item["verified"] and item["where"] for item in result["sets"] if item["status"] == "copied")
+    listed = lab.do("listed", lab.destination(kind))["sets"]
+    assert [(item["id"], item["shrunk"]) for item in listed] == list(zip(DAYS[:4], [False, True, False, False]))
+    assert is_whole(lab.do("fetched", lab.destination(kind), DAYS[1], root=lab.path / "new_host")["path"])
+
+    again = lab.do("caught_up", lab.destination(kind))
+    assert not again["changed"] and {status for unused, status in statuses(again["sets"])} == {"present"}
+
+
+def test_nothing_comes_that_retention_there_would_not_keep(lab):
+    for day in range(1, 6):
+        make_set(lab.root, day)
+    rules = lab.destination(retention={"keep_last": 3})
+    assert lab.do("copied", rules)["missing"] == [DAYS[3], DAYS[2]]
+    caught_up = lab.do("caught_up", rules)
+    wanted = ["present", "copied", "copied", "unwanted", "unwanted"]
+    assert statuses(caught_up["sets"]) == list(zip(DAYS[4::-1], wanted))
+    assert lab.listed(rules) == DAYS[2:5]
+    assert lab.do("pruned", rules)["removed"] == []
+
+
+def test_what_is_damaged_here_keeps_no_other_from_coming(lab):
+    for day in range(1, 5):
+        make_set(lab.root, day)
+    lab.do("copied", lab.destination())
+    (lab.root / DAYS[1] / "config.tar.gz").write_bytes(b"secret X")
+    with pytest.raises(LinkError, match="1 of 3 missed sets were not copied. .*%s is not what" % DAYS[1]) as caught:
+        lab.do("caught_up", lab.destination())
+    told = caught.value.details["sets"]
+    assert statuses(told) == list(zip(DAYS[3::-1], ["present", "copied", "missing", "copied"]))
+    assert "is not what it should be" in told[2]["problem"]
+    assert lab.listed(lab.destination()) == [DAYS[0], DAYS[2], DAYS[3]]
+
+
+def test_a_catch_up_that_broke_off_is_resumed(lab):
+    """The newest first; what is half there stays for the next run, which sends no more than what lacks."""
+    uploads = {day: {"uploads.tar.gz": os.urandom(200000)} for day in range(1, 5)}
+    for day in range(1, 5):
+        make_set(lab.root, day, files=uploads[day])
+    lab.do("copied", lab.destination("ssh"))
+
+    def breaking(argv, **how):
+        """Let the link break when the second one is to be checked."""
+        if CHECK in " ".join(argv).replace("'\"'\"'", "'") and DAYS[1] in argv[-1]:
+            lab.break_link(99)
+        return run_program(argv, **how)
+
+    with pytest.raises(LinkError, match="1 of 3 missed sets were not copied. .*Connection refused") as caught:
+        lab.do("caught_up", lab.destination("ssh"), run=breaking)
+    told = caught.value.details["sets"]
+    assert statuses(told) == list(zip(DAYS[3::-1], ["present", "copied", "missing", "missing"]))
+    # Whose turn it was not is not tried on a link that is gone.
+    assert "problem" in told[2] and "problem" not in told[3]
+    lab.break_link(0)
+    assert lab.copies() == [".%s.partial" % DAYS[1], DAYS[2], DAYS[3]]
+
+    make_set(lab.root, 5)
+    lab.do("copied", lab.destination("ssh"))
+    resumed = lab.do("caught_up", lab.destination("ssh"))
+    assert statuses(resumed["sets"])[3:] == [(DAYS[1], "copied"), (DAYS[0], "copied")]
+    assert resumed["sets"][3]["bytes_sent"] < 20000 < resumed["sets"][4]["bytes_sent"]
+    assert lab.copies() == DAYS[:5]
+
+
+def test_after_its_time_no_other_set_is_begun(lab):
+    for day in range(1, 4):
+        make_set(lab.root, day)
+    lab.do("copied", lab.destination())
+    result = lab.do("caught_up", lab.destination(), within=0)
+    assert not result["changed"] and result["missing"] == [DAYS[1], DAYS[0]]
+    assert lab.listed(lab.destination()) == [DAYS[2]]
+
+
+def test_another_set_of_the_same_name_is_no_copy(lab):
+    make_set(lab.root, 1)
+    make_set(lab.root, 2)
+    other = lab.path / "other"
+    make_set(other, 1, files={"config.tar.gz": b"another"})
+    lab.do("copied", lab.destination(), root=other)
+    with pytest.raises(OffsiteError, match="another set of the same name"):
+        lab.do("caught_up", lab.destination())
+    assert lab.listed(lab.destination()) == DAYS[:2]
+
+
+def test_an_encrypted_copy_that_comes_late_holds_its_own_files(lab, age_keys):
+    identity, public = age_keys
+    make_set(lab.root, 1, files={"data.tar.gz": b"only this one"})
+    make_set(lab.root, 2)
+    make_set(lab.root, 3)
+    destination = lab.destination(recipients=[public], identity_file=identity)
+    lab.do("caught_up", destination)
+    for day in DAYS[:3]:
+        fetched = lab.do("fetched", destination, day, root=lab.path / "new_host")["path"]
+        assert sorted(os.listdir(fetched)) == sorted(os.listdir(str(lab.root / day)))
+    assert not (lab.far / "music" / DAYS[1] / "data.tar.gz.age").exists()
+
+
+def test_a_plan_for_a_place_that_only_others_reach(lab):
+    for day in range(1, 5):
+        make_set(lab.root, day, shrunk=day == 3)
+    (lab.root / DAYS[1] / "pinned").touch()
+    watch = Watch(run_program)
+    known = [dict(id=DAYS[3], components=["uploads", "config"], project="echo")]
+    rules = lab.destination(target="/nowhere/here", retention={"keep_last": 1})
+    planned = lab.do("planned", rules, known=known, run=watch)
+    assert watch.calls == [] and not planned["changed"]
+    # The last set that did not shrink is the newest one, so the one that did is kept by no rule.
+    assert statuses(planned["sets"]) == list(zip(DAYS[3::-1], ["present", "unwanted", "missing", "unwanted"]))
+    assert [(item["pinned"], item["shrunk"]) for item in planned["sets"]][1:3] == [(False, True), (True, False)]
+    with pytest.raises(SetError, match="is not the id"):
+        lab.do("planned", rules, known=[dict(id="../x")])
+
+
+def test_a_plan_asks_the_far_end_where_nothing_is_told(lab):
+    make_set(lab.root, 1)
+    make_set(lab.root, 2)
+    lab.do("copied", lab.destination())
+    assert statuses(lab.do("planned", lab.destination())["sets"]) == [(DAYS[1], "present"), (DAYS[0], "missing")]
+    assert lab.listed(lab.destination()) == [DAYS[1]]
+
+
+def test_what_the_host_knows_goes_with_a_set_that_was_received(lab):
+    first = make_set(lab.root, 1)
+    make_set(lab.root, 2, shrunk=True)
+    here = dict(root=lab.far / "music")
+    for day in DAYS[:2]:
+        partial = lab.far / "music" / (".%s.partial" % day)
+        partial.parent.mkdir(exist_ok=True)
+        subprocess.run(["cp", "-r", "%s/." % (lab.root / day), str(partial)], check=True)
+        known = lab.do("planned", lab.destination(), known=[])["sets"]
+        assert lab.do("received", lab.destination(), day, known=known, **here)["copied"]
+    flags = [(item["pinned"], item["shrunk"]) for item in lab.do("listed", lab.destination())["sets"]]
+    assert flags == [(False, False), (False, True)]
+
+    (first / "pinned").touch()
+    known = lab.do("planned", lab.destination(), known=[])["sets"]
+    predicted = lab.do("received", lab.destination(), DAYS[1], known=known, check=True, **here)
+    assert predicted["changed"] and predicted["refreshed"] == [DAYS[0]]
+    assert lab.do("received", lab.destination(), DAYS[1], known=known, **here)["refreshed"] == [DAYS[0]]
+    assert lab.do("listed", lab.destination())["sets"][0]["pinned"]
+    assert not lab.do("received", lab.destination(), DAYS[1], known=known, **here)["changed"]
+    # Of another set of the same name nothing is known.
+    other = [dict(known[1], manifest_sha256="0" * 64, pinned=False)]
+    assert not lab.do("received", lab.destination(), DAYS[1], known=other, **here)["changed"]
+
+
+def test_a_snapshot_that_comes_late_is_not_the_latest(lab, tmp_path):
+    make_set(lab.root, 1)
+    newest = make_set(lab.root, 2)
+    lab.do("copied", lab.destination("restic"))
+    lab.do("caught_up", lab.destination("restic"))
+    environment = dict(os.environ, RESTIC_PASSWORD=PASSWORD, RESTIC_REPOSITORY=str(lab.far), TZ="UTC")
+    command = ["restic", "restore", "latest", "--target=%s" % (tmp_path / "out")]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "out" / "manifest.json").read_text() == (newest / "manifest.json").read_text()
+    listed = subprocess.run(["restic", "snapshots", "--json"], env=environment, check=True, capture_output=True).stdout
+    assert sorted(snapshot["time"][:19] for snapshot in json.loads(listed)) == ["2026-11-01T03:00:00", "2026-11-02T03:00:00"]
+
+
 # -- rsync --------------------------------------------------------------------------------------
 
 
@@ -232,7 +413,7 @@ def test_a_copy_has_its_name_only_when_it_is_whole(lab):
     for broken_off in DAYS[:2]:
         broken = Watch(run_program, [(["sh", "-c", CHECK], (1, b"", b"config.tar.gz: FAILED"))])
         with pytest.raises(LinkError, match="FAILED"):
-            lab.do("copied", lab.destination(retries=0), broken_off, run=broken)
+            lab.do("copied", lab.destination(retries=0, retention={"keep_last": 1}), broken_off, run=broken)
         assert lab.listed(lab.destination()) == []
     assert lab.copies() == [".%s.partial" % DAYS[1]]
     lab.do("copied", lab.destination())
@@ -507,15 +688,16 @@ def test_what_two_sets_have_in_common_is_stored_once(lab):
 def test_an_upload_counts_with_its_receipt(lab):
     make_set(lab.root, 1)
     make_set(lab.root, 2)
+    rules = lab.destination("rclone", retries=0, retention={"keep_last": 1})
     broken = Watch(run_program, [(["rclone", "check"], (1, b"", b"connection reset"))])
     with pytest.raises(LinkError):
-        lab.do("copied", lab.destination("rclone", retries=0), DAYS[0], run=broken)
+        lab.do("copied", rules, DAYS[0], run=broken)
     assert lab.copies() == [DAYS[0]]
     assert lab.listed(lab.destination("rclone")) == []
     # Not made by us, so not ours to remove.
     (lab.far / "music" / DAYS[8]).mkdir()
     (lab.far / "music" / DAYS[8] / "mine").write_text("mine")
-    lab.do("copied", lab.destination("rclone"))
+    lab.do("copied", rules)
     assert lab.copies() == [DAYS[1], DAYS[8]]
 
 

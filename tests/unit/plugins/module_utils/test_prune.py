@@ -25,7 +25,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.proof import DRILL,
 from ansible_collections.echo_music.ops.plugins.module_utils.prune import ensure_pruned
 from ansible_collections.echo_music.ops.plugins.module_utils.set_list import list_sets
 from ansible_collections.echo_music.ops.plugins.module_utils.set_use import reading, unread
-from ansible_collections.echo_music.ops.plugins.module_utils.shrink import find_shrunk
+from ansible_collections.echo_music.ops.plugins.module_utils.shrink import find_shrunk, holdings, least_share
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[4]
 
@@ -249,7 +249,7 @@ def test_the_share_that_may_be_lost(before, after, alarm, is_alarm):
         dict(components=["database"], tables={"public.users": rows, "public.play_queue": 10**6}, artifacts=[])
         for rows in (before, after)
     ]
-    sets = [dict(id=str(n), manifest=manifest, good=True, accepted=False) for n, manifest in enumerate(manifests)]
+    sets = [dict(id=str(n), holds=holdings(m), good=True, accepted=False) for n, m in enumerate(manifests)]
     told = {"1": ["public.users: %d rows, %d rows in 0" % (after, before)]}
     assert find_shrunk(sets, alarm) == (told if is_alarm else {})
 
@@ -259,7 +259,24 @@ def test_what_comes_and_goes_is_no_loss():
         dict(components=["database"], tables={"public.play_queue": rows, "public.tracks": 10**4}, artifacts=[])
         for rows in (100, 0)
     ]
-    assert find_shrunk([dict(id=str(n), manifest=m, good=True, accepted=False) for n, m in enumerate(manifests)]) == {}
+    sets = [dict(id=str(n), holds=holdings(m), good=True, accepted=False) for n, m in enumerate(manifests)]
+    assert find_shrunk(sets) == {}
+    assert least_share(sets) == 10000 / 10100
+
+
+def test_the_least_share_is_what_the_alarm_goes_by():
+    def sets(*rows, **marks):
+        made = [dict(id=str(n), holds={"public.users": count}, good=True, accepted=False) for n, count in enumerate(rows)]
+        made[-1].update(marks)
+        return made
+
+    assert least_share(sets(100)) is None
+    assert least_share(sets(100, 49)) == 0.49 and find_shrunk(sets(100, 49))
+    assert least_share(sets(100, 50)) == 0.5 and not find_shrunk(sets(100, 50))
+    # Both look at the last set that did not shrink, and at none that a person accepted.
+    assert least_share(sets(100, 30, 40)) == 0.4 and "2" in find_shrunk(sets(100, 30, 40))
+    assert least_share(sets(100, 30, accepted=True)) is None
+    assert least_share(sets(9, 0)) is None
 
 
 # -- readers, locks, deaths --------------------------------------------------------------------
