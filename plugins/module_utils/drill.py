@@ -25,8 +25,9 @@ from ansible_collections.echo_music.ops.plugins.module_utils.drill_images import
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, EchoError, StackError
 from ansible_collections.echo_music.ops.plugins.module_utils.extract import root_of, unpack
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import Database, last_lines
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase, seldom
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import explained
-from ansible_collections.echo_music.ops.plugins.module_utils.side_database import SideDatabase
+from ansible_collections.echo_music.ops.plugins.module_utils.side_database import SIZE_EVERY, SideDatabase
 
 MOUNTS = {"uploads": "/app/uploads", "config": "/app/config", "data": "/app/data"}
 # Names of the database and its owner, and what it is like, where no manifest tells.
@@ -93,7 +94,8 @@ class Drill:
             if globals_file:
                 self._create_roles(globals_file)
             side.create(like)
-            side.load(file, kind)
+            with phase(os.path.basename(file), like.get("bytes"), seldom(SIZE_EVERY, side.size)):
+                side.load(file, kind)
             side.finish(self._database.user)
             side.swap()
             return self._database.describe()
@@ -136,7 +138,8 @@ class Drill:
             tmpfs={"/music": ""},
         )
         try:
-            self._await_healthy("app", timeout)
+            with phase("app"):
+                self._await_healthy("app", timeout)
         except StackError as error:
             raise AppError(error.what, "Its image is %s. Does it fit this set?" % named(image))
         return time.monotonic() - began

@@ -17,6 +17,7 @@ import threading
 from ansible_collections.echo_music.ops.plugins.module_utils.codec import BLOCK, read_archive
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, SpaceError
 from ansible_collections.echo_music.ops.plugins.module_utils.exchange import create_staging, remove_folder
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase
 from ansible_collections.echo_music.ops.plugins.module_utils.tar_guard import TarGuard
 from ansible_collections.echo_music.ops.plugins.module_utils.tar_scan import RECORD
 
@@ -58,7 +59,8 @@ def unpack(archive, staging, strip="", expected=None, bytes_free=None, like=None
         guard = TarGuard(archive, strip, bytes_free, status.f_favail if status.f_files else None, places, contain)
         digest = _Digest(archive)
         try:
-            _run_tar(_safe(archive, guard), archive, staging, guard)
+            with _followed(archive, guard, expected):
+                _run_tar(_safe(archive, guard), archive, staging, guard)
         except BaseException:
             digest.stop()
             raise
@@ -81,8 +83,9 @@ def examine(archive, strip="", expected=None, contain=False):
     Returns ``{"members", "bytes"}``.
     """
     guard = TarGuard(archive, strip, contain=contain)
-    for unused in _safe(archive, guard):
-        pass
+    with _followed(archive, guard, expected):
+        for unused in _safe(archive, guard):
+            pass
     _compare(archive, dict(bytes_in=guard.bytes, members=guard.members), expected or {})
     return dict(members=guard.members, bytes=guard.bytes)
 
@@ -101,6 +104,11 @@ def root_of(archive, folders=("data",)):
                 return next((folder for folder in folders if (first + "/").startswith(folder + "/")), "")
     guard.finish()
     return ""
+
+
+def _followed(archive, guard, expected):
+    """Have the progress of an archive that is read told to those who asked."""
+    return phase(os.path.basename(archive), (expected or {}).get("bytes_in"), lambda: guard.bytes)
 
 
 def _safe(archive, guard):

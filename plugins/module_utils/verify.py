@@ -42,6 +42,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.extract import exam
 from ansible_collections.echo_music.ops.plugins.module_utils.named_files import check_named_files
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_receipt import RECEIPT
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import last_lines
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase
 from ansible_collections.echo_music.ops.plugins.module_utils.proof import (
     CHECKSUM,
     DRILL,
@@ -60,6 +61,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.restore_source impo
     resolve,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
+    BLOCK,
     CHECKSUMS,
     LATEST,
     MANIFEST,
@@ -571,8 +573,9 @@ def check_files(folder):
     except SetError as error:
         problems.append(error.what)
     names = sorted(set(sums) | set(artifacts))
-    with ThreadPoolExecutor(max_workers=READERS) as threads:
-        hashed = list(threads.map(_hashed, [os.path.join(folder, name) for name in names]))
+    total = sum(artifact["bytes_out"] for artifact in artifacts.values())
+    with phase(CHECKSUMS, total) as told, ThreadPoolExecutor(max_workers=READERS) as threads:
+        hashed = list(threads.map(lambda name: _hashed(os.path.join(folder, name), told), names))
     for name, (digest, size, problem) in zip(names, hashed):
         artifact = artifacts.get(name, {})
         if problem:
@@ -619,9 +622,9 @@ def _read_sums(folder):
     return sums, problems
 
 
-def _hashed(path):
+def _hashed(path, told):
     try:
-        return sha256_of(path) + (None,)
+        return sha256_of(path, lambda: told.add(BLOCK)) + (None,)
     except SetError as error:
         return None, 0, error.what
 

@@ -66,6 +66,7 @@ options:
     type: str
     required: true
 extends_documentation_fragment:
+  - echo_music.ops.progress
   - ansible.builtin.action_common_attributes
 attributes:
   check_mode:

@@ -73,6 +73,7 @@ options:
 extends_documentation_fragment:
   - echo_music.ops.engine
   - echo_music.ops.engine.stack
+  - echo_music.ops.progress
   - ansible.builtin.action_common_attributes
 attributes:
   check_mode:

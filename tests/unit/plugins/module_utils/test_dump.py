@@ -271,6 +271,19 @@ def test_failure_before_the_snapshot_is_told_to_those_who_wait(tmp_path, psql):
     assert json.loads((tmp_path / ".snapshot.json").read_text()) == {"error": str(caught.value)}
 
 
+def test_a_snapshot_that_cannot_be_announced_ends_the_dump(tmp_path):
+    with pytest.raises(SetError, match="nowhere/snapshot.json"):
+        Server().dump(tmp_path, snapshot_file=str(tmp_path / "nowhere" / "snapshot.json"))
+    assert left_in(tmp_path) == []
+
+
+def test_an_error_that_cannot_be_announced_is_still_told(tmp_path):
+    with pytest.raises(DatabaseError, match="no way"):
+        Server(psql=failing(exit_code=2, stderr="no way")).dump(
+            tmp_path, snapshot_file=str(tmp_path / "nowhere" / "snapshot.json")
+        )
+
+
 def test_missing_database_is_told_to_those_who_wait(tmp_path):
     engine = FakeEngine()
     with pytest.raises(EchoError):
