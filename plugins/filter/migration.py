@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 
-from ansible_collections.echo_music.ops.plugins.module_utils.migration_plan import findings, lost, mappings, parts, plan
+from ansible_collections.echo_music.ops.plugins.module_utils.migration_plan import findings, folders, lost, mappings, parts, plan
 from ansible_collections.echo_music.ops.plugins.module_utils.migration_report import page, plan_text, report
 
 
@@ -59,6 +59,7 @@ class FilterModule:
         return dict(
             migration_answer=answer,
             migration_findings=findings,
+            migration_folders=folders,
             migration_let_in=let_in,
             migration_lost=lost,
             migration_mappings=mappings,

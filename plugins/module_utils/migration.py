@@ -28,6 +28,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import time
 import uuid
 
@@ -36,7 +37,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils import stack as ech
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError, StackError
 from ansible_collections.echo_music.ops.plugins.module_utils.journal import FOLDER, NAME
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import Database
-from ansible_collections.echo_music.ops.plugins.module_utils.process import let_go_of_files
+from ansible_collections.echo_music.ops.plugins.module_utils.process import leave_behind
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import explained, read_small, replace_file, write_file
 from ansible_collections.echo_music.ops.plugins.module_utils.side_database import compare
 
@@ -237,7 +238,8 @@ class Source:
             containers=containers,
             login=self.options["login"],
         )
-        return self._let_in()
+        self._let_in()
+        return dict(owners=self._owners())
 
     def fence(self):
         """Stop the app, so that neither a crash nor a reboot brings it back."""
@@ -325,6 +327,17 @@ class Source:
                 self.record.facts["login"], self._id, self.options["keys"], self.options.get("key_from") or ""
             )
 
+    def _owners(self):
+        """Whose the folders of Echo's data are: ``{role: [uid, gid, mode]}``."""
+        owners = {}
+        for part, container in self._containers().items():
+            for mount in container["mounts"]:
+                role = echo_stack.MOUNTS[part].get(mount["destination"])
+                if role and os.path.isdir(mount["source"]):
+                    status = os.stat(mount["source"])
+                    owners[role] = [status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)]
+        return owners
+
     def _withdraw(self):
         migration_keys.withdraw(self.record.facts["login"], self.record.content["id"])
 
@@ -363,7 +376,14 @@ class Target:
                 "A migration is under way here already: %s." % told(self.record.content),
                 "Run the playbook for that pair: it ends it.",
             )
-        self.record.begin("target", self._id, self.options["peer"], "preparing")
+        folders = self.options.get("folders") or []
+        for folder in folders:
+            if is_used(folder["path"]):
+                raise MigrationError("%s is not an empty folder." % folder["path"], "Whose is what lies there? Move it away.")
+        paths = [folder["path"] for folder in folders]
+        self.record.begin("target", self._id, self.options["peer"], "preparing", folders=paths)
+        for folder in folders:
+            _make_folder(**folder)
         made = migration_keys.make(os.path.join(self._work, "keys"), self._id, self.options.get("key_names") or [])
         known = ["%s %s\n" % (ALIAS, key) for key in self.options.get("host_keys") or []]
         write_file(os.path.join(self._work, "known_hosts"), "".join(known).encode("ascii"))
@@ -441,6 +461,22 @@ def _speaks_for(record, side, migration_id, *phases):
     )
 
 
+def is_used(folder):
+    """Tell whether something lies where a new stack will keep its data."""
+    if not os.path.isdir(folder):
+        return os.path.lexists(folder)
+    with explained("read", folder), os.scandir(folder) as entries:
+        return next(entries, None) is not None
+
+
+def _make_folder(path, owner):
+    with explained("create", path):
+        os.makedirs(path, exist_ok=True)
+        if owner:
+            os.chown(path, *owner[:2])
+            os.chmod(path, owner[2])
+
+
 def _written(database):
     return int(database.query(WRITTEN)[0])
 
@@ -470,19 +506,8 @@ def await_health(engine, name, timeout):
 
 def start_guard(engine, record):
     """Leave a process behind that releases this host when the fence has stood too long; return at once."""
-    first = os.fork()
-    if first:
-        os.waitpid(first, 0)
-        return
-    try:
-        # A session of its own: the end of the connection must not take the guard along.
-        os.setsid()
-        if os.fork() == 0:
-            let_go_of_files()
-            os.chdir("/")
-            guard(engine.anew(), record.project, os.path.dirname(record.path), record.content["id"])
-    finally:
-        os._exit(0)
+    folder, migration_id = os.path.dirname(record.path), record.content["id"]
+    leave_behind(lambda: guard(engine.anew(), record.project, folder, migration_id))
 
 
 def guard(engine, project, folder, migration_id, poll=GUARD_POLL):

@@ -12,9 +12,13 @@ import os
 import re
 import shlex
 import subprocess
+import tempfile
 import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
+from ansible_collections.echo_music.ops.plugins.module_utils.offsite_command import Listener
+from ansible_collections.echo_music.ops.plugins.module_utils.offsite_rsync import FIGURES
+from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase, wanted
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_layout import PLACES
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import explained
 
@@ -32,6 +36,7 @@ STATS = {
 # Files that vanished while they were read: the app is at work, and the last pass is without it.
 VANISHED = 24
 SAID = 600
+BLOCK = 64 * 1024
 LISTED = re.compile(r"(?P<type>.)\S+\s+[0-9,.]+\s+\S+\s+\S+\s(?P<name>.*)\Z")
 
 
@@ -53,7 +58,10 @@ def copy(parts, ssh, keys, lock, run=None):
             counts = dict.fromkeys(STATS, 0)
             shell = _shell(ssh, os.path.join(keys, part["name"]))
             for source, dest, options in _ways(part, shell, ssh, run):
-                said = run(RSYNC + options + ["-e", shell, _address(ssh, source), dest])
+                # How much has changed since the last copy, only rsync finds out on its way.
+                with phase(part["name"]) as told:
+                    listener = dict(listener=Listener(told, FIGURES)) if wanted() else {}
+                    said = run(RSYNC + options + ["-e", shell, _address(ssh, source), dest], **listener)
                 for name, pattern in STATS.items():
                     found = pattern.search(said)
                     counts[name] += int(re.sub(r"[,.]", "", found.group(1))) if found else 0
@@ -120,12 +128,11 @@ def _alone(path):
         os.close(descriptor)
 
 
-def _run(argv):
+def _run(argv, listener=None):
     env = dict(os.environ, LC_ALL="C")
+    streams = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, check=False
-        )
+        done = _followed(argv, listener, streams) if listener else subprocess.run(argv, check=False, **streams)
     except OSError as error:
         raise CopyError("Could not run rsync: %s." % error.strerror, "Install it.")
     if done.returncode not in (0, VANISHED):
@@ -135,3 +142,20 @@ def _run(argv):
             "Does the old host let the key in, from this address (echo_migrate_from)? Is there room here?",
         )
     return done.stdout.decode("utf-8", "replace")
+
+
+def _followed(argv, listener, streams):
+    """Do what ``subprocess.run`` does, with a listener to rsync's figures."""
+    said = []
+    with tempfile.TemporaryFile() as errors:
+        command = argv[:1] + ["--info=progress2"] + argv[1:]
+        with subprocess.Popen(command, **dict(streams, stderr=errors)) as process:
+            with contextlib.ExitStack() as on_error:
+                # Whatever interrupts us ends the program as well.
+                on_error.callback(process.kill)
+                for block in iter(lambda: process.stdout.read1(BLOCK), b""):
+                    said.append(block)
+                    listener.hear(block)
+                on_error.pop_all()
+        errors.seek(0)
+        return subprocess.CompletedProcess(argv, process.returncode, b"".join(said), errors.read())

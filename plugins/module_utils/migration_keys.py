@@ -24,6 +24,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import ex
 TAG = "echo_music.ops:%s:"
 PUBLIC_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/=]+\Z")
 ADDRESS = re.compile(r"[0-9A-Za-z.:*_/-]*\Z")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9/._@+=:,-]+\Z")
 LIFETIME = 2 * 24 * 60 * 60
 RRSYNC = ("/usr/bin/rrsync", "/usr/local/bin/rrsync", "/usr/share/rsync/scripts/rrsync")
 
@@ -80,7 +81,7 @@ def authorized_keys(login):
 
 def _command(login, folder):
     """The one command that a key runs, as sshd hands it to the user's shell, inside of double quotes."""
-    if re.search(r"[^A-Za-z0-9/._@+=:,-]", folder):
+    if not FOLDER_NAME.match(folder):
         raise EchoError("The folder %r has a name that no key can be limited to." % folder, "Rename it, or mount it elsewhere.")
     command = "%s -ro %s" % (rrsync() or RRSYNC[0], folder)
     if pwd.getpwnam(login).pw_uid == 0:

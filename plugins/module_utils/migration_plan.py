@@ -11,6 +11,9 @@ a host couldn't be asked, there is ``{"error"}`` in its place.
 
 from __future__ import annotations
 
+import os
+
+from ansible_collections.echo_music.ops.plugins.module_utils.migration_keys import FOLDER_NAME
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_layout import PLACES
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import human
 
@@ -21,6 +24,8 @@ STEPS_BEFORE, STEPS_DOWN, START, STEP = 40, 12, 8, 1.2
 # Where a migration may be when nothing of it is under way.
 IDLE = (None, "released", "retired", "abandoned")
 FILES = ("uploads", "config", "data")
+# Where the new host keeps the set that it restores.
+WORK = "/var/lib"
 
 
 def plan(pairs, settings=None):
@@ -93,6 +98,15 @@ def parts(stack, mapped):
     return [
         dict(name=part["name"], component=part["component"], role=part["role"], dest=folders[part["role"]]) for part in mapped
     ]
+
+
+def folders(deployment, owners):
+    """Return the folders of the new host that the new stack mounts for Echo's data, each to be made like the old one.
+
+    ``owners`` is ``{role: [uid, gid, mode]}`` of the old host.
+    """
+    alike = dict(owners, data=owners.get("data") or owners.get("uploads"))
+    return [dict(path=folder["path"], owner=alike.get(folder["role"])) for folder in _own_folders(deployment)]
 
 
 def lost(expected, found):
@@ -186,6 +200,33 @@ def _check_stack(pair, stack, result):
         result["findings"].append("The database of %s: %s" % (pair["old"], stack["database"]["error"]))
     if "app" not in stack["containers"]:
         result["findings"].append("The stack of %s has no container of the app." % pair["old"])
+    mounted = pair["source"]["engine"].get("mounted") or []
+    for volume in stack["volumes"]:
+        if volume["role"] in FILES and volume["name"] in mounted:
+            result["findings"].append(_only_mounted(pair["old"], volume["name"]))
+        if volume["role"] in FILES and not FOLDER_NAME.match(volume["source"]):
+            result["findings"].append(
+                "The folder %r of %s has a name that no key can be limited to: use letters, digits and ./_-." % (volume["source"], pair["old"])
+            )
+    result["findings"] += _nested(pair["old"], [(volume["role"], volume["source"]) for volume in stack["volumes"]])
+
+
+def _only_mounted(host, volume):
+    return (
+        "The volume %s of %s is mounted by the Engine (driver_opts) only while a container uses it: "
+        "mount it on the host, and the folder into the container." % (volume, host)
+    )
+
+
+def _nested(host, places):
+    """What of the files lies around something else, so that a copy of the one would overwrite the other."""
+    return [
+        "The folder %s of %s has the %s in it, at %s: give them places of their own." % (place, host, inner, within)
+        for role, place in places
+        if role in FILES
+        for inner, within in places
+        if inner != role and (os.path.normpath(within) + "/").startswith(os.path.normpath(place) + "/")
+    ]
 
 
 def _check_deployment(stack, source, target, deployment, settings, result):
@@ -195,6 +236,12 @@ def _check_deployment(stack, source, target, deployment, settings, result):
         return
     if stack["layout"] == "unified" and deployment["layout"] == "classic":
         findings.append("A unified Echo doesn't fit into the classic layout.")
+    missing = sorted(set(part["role"] for part in mappings(stack, deployment["layout"])) - set(deployment["roles"]))
+    if missing:
+        findings.append("The deployment for the new host mounts nothing for the app's %s." % " and ".join(missing))
+    findings += [_only_mounted("the new host", volume) for volume in deployment["mounted"]]
+    own = [(folder["role"], folder["path"]) for folder in _own_folders(deployment)]
+    findings += _nested("the new host", own + [("deployment", deployment["working_dir"])])
     resumed = result["action"] == "back"
     for service in deployment["services"]:
         _check_image(service, stack, source, target, settings, result)
@@ -202,10 +249,12 @@ def _check_deployment(stack, source, target, deployment, settings, result):
             if port in target["listening"]:
                 findings.append("Port %d, which %s publishes, is in use on the new host." % (port, service["service"]))
         for folder in service["folders"]:
-            if not folder["rw"]:
+            if not folder["role"]:
                 result["warnings"].append(
-                    "%s, which %s only reads, is not part of a migration: have the same there." % (folder["path"], service["service"])
+                    "%s, which %s mounts, is not part of a migration: have the same there." % (folder["path"], service["service"])
                 )
+            elif folder["used"] and not resumed:
+                findings.append("%s, which %s mounts, is not an empty folder on the new host." % (folder["path"], service["service"]))
         if service["container"] in engine["containers"] and service["container"] not in engine["project"]:
             findings.append("The new host has a container %s already." % service["container"])
     if resumed:
@@ -239,15 +288,34 @@ def _check_image(service, stack, source, target, settings, result):
 
 
 def _check_space(stack, source, target, settings, result):
-    sizes = _sizes(stack)
-    needs = (
-        ("old host", source, sizes["database"]),
-        ("new host", target, sizes["files"] + 3 * sizes["database"]),
-    )
-    for name, side, need in needs:
-        free = min([side["engine"].get("free") or 0] + list((side["free"] or {}).values()))
-        if free < need + settings["reserve"]:
-            result["findings"].append("The %s needs %s and has %s free." % (name, human(need + settings["reserve"]), human(free)))
+    """Add up what each disk is to take; on the old host it is the set alone."""
+    set_needs = [(path, _sizes(stack)["database"]) for path in source["free"] if path != source["engine"].get("root")]
+    for name, side, needs in (("old", source, set_needs), ("new", target, _needs(stack, target))):
+        disks = {}
+        for path, need in needs:
+            disk = disks.setdefault(side["disks"][path], dict(path=path, free=side["free"][path], need=settings["reserve"]))
+            disk["need"] += need
+        result["findings"] += [
+            "The %s host needs %s at %s and has %s free." % (name, human(disk["need"]), disk["path"], human(disk["free"]))
+            for disk in disks.values()
+            if disk["free"] < disk["need"]
+        ]
+
+
+def _needs(stack, target):
+    """Return ``(path, bytes)`` of what comes to the new host; the Engine's folder has what isn't mounted from elsewhere."""
+    deployment, root = target.get("deployment") or {}, target["engine"].get("root")
+    places = dict((folder["role"], folder["path"]) for folder in _own_folders(deployment))
+    database = _sizes(stack)["database"]
+    needs = [(WORK, database), (places.get("database", root), 2 * database)]
+    sizes = dict((volume["role"], volume["bytes"] or 0) for volume in stack["volumes"])
+    for part in mappings(stack, deployment.get("layout") or stack["layout"]):
+        needs.append((places.get(part["role"], root), sizes[part["component"]]))
+    return [(path, need) for path, need in needs if path in target["free"]]
+
+
+def _own_folders(deployment):
+    return [folder for service in deployment.get("services") or [] for folder in service["folders"] if folder["role"]]
 
 
 def _sizes(stack):

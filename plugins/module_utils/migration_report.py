@@ -32,7 +32,9 @@ def report(facts):
     times = _times(source, facts["offsets"][0])
     times.update(("new " + name, value) for name, value in _times(target, facts["offsets"][1]).items())
     live = facts["live"] or {}
-    healthy = live["healthy_at"] - facts["offsets"][1] if "healthy_at" in live else None
+    served = live["healthy_at"] - facts["offsets"][1] if "healthy_at" in live else None
+    if facts["old_serves"] and "fencing" in times:
+        served = times["released"]
     copied = [dict(part, when="before") for part in (facts["precopied"] or {}).get("parts", [])]
     copied += [dict(part, when="down") for part in (facts["copied"] or {}).get("parts", [])] if "fencing" in times else []
     tables = {}
@@ -52,9 +54,9 @@ def report(facts):
         way=facts["way"],
         started=timestamp(times["serving"]) if "serving" in times else None,
         seconds=_between(times.get("serving"), max(times.values()) if times else None),
-        downtime=_between(times.get("fencing"), healthy),
+        downtime=_between(times.get("fencing"), served),
         predicted=dict((key, facts["plan"].get(key)) for key in ("bytes", "seconds", "downtime")),
-        phases=_phases(times, healthy),
+        phases=_phases(times, served),
         copies=copied,
         bytes=sum(part["bytes"] for part in copied),
         tables=tables,
@@ -126,9 +128,9 @@ def _times(record, offset):
     return dict((step["phase"], step["time"] - (offset or 0)) for step in record.get("steps", []))
 
 
-def _phases(times, healthy):
+def _phases(times, served):
     marks = [("preparing", "serving"), ("down", "fencing"), ("ending", None)]
-    begins = [times.get(mark) if mark else healthy for unused, mark in marks]
+    begins = [times.get(mark) if mark else served for unused, mark in marks]
     end = max(times.values()) if times else None
     ends = [begins[1] or end, begins[2] or end, end]
     found = [

@@ -19,9 +19,9 @@ from ansible_collections.echo_music.ops.plugins.module_utils import migration_ke
 from ansible_collections.echo_music.ops.plugins.module_utils.compose import Compose
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
 from ansible_collections.echo_music.ops.plugins.module_utils.journal import FOLDER
-from ansible_collections.echo_music.ops.plugins.module_utils.migration import SUFFIX, read
-from ansible_collections.echo_music.ops.plugins.module_utils.set_files import free_bytes
-from ansible_collections.echo_music.ops.plugins.module_utils.stack import SERVICES
+from ansible_collections.echo_music.ops.plugins.module_utils.migration import SUFFIX, is_used, read
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import free_bytes, nearest
+from ansible_collections.echo_music.ops.plugins.module_utils.stack import MOUNTS, SERVICES
 
 CONNECT_TIMEOUT = 5
 LISTENING = "0A"
@@ -34,6 +34,9 @@ def survey(engine, project, now=None, peer=None, files=None, working_dir=None, p
     ``peer`` is ``{"host", "port"}`` to reach, ``files`` (``{name: text}``) a deployment to have
     Compose explain, as if it lay in ``working_dir``. ``now`` is the controller's time.
     """
+    asked = _asked(lambda: _engine(engine, project))
+    deployment = _asked(lambda: explain(engine, project, files, working_dir)) if files else None
+    places = list(paths) + ([asked["root"]] if asked.get("local") else []) + _folders_of(deployment)
     return dict(
         clock_offset=None if now is None else round(time.time() - now, 3),
         architecture=os.uname()[4],
@@ -46,9 +49,10 @@ def survey(engine, project, now=None, peer=None, files=None, working_dir=None, p
         listening=listening(),
         peer=reach(**peer) if peer else None,
         migration=read(os.path.join(folder, project + SUFFIX)) if project else None,
-        engine=_asked(lambda: _engine(engine, project)),
-        free=dict((path, free_bytes(path)) for path in paths),
-        deployment=_asked(lambda: explain(engine, project, files, working_dir)) if files else None,
+        engine=asked,
+        free=dict((path, free_bytes(path)) for path in places),
+        disks=dict((path, os.stat(nearest(path)).st_dev) for path in places),
+        deployment=deployment,
     )
 
 
@@ -130,14 +134,23 @@ def explain(engine, project, files, working_dir):
 
 
 def _explained(config, here, working_dir):
-    volumes = dict((key, volume.get("name") or key) for key, volume in (config.get("volumes") or {}).items())
-    told = dict(layout=None, app=None, services=[], volumes=sorted(volumes.values()))
+    volumes = dict((volume.get("name") or key, volume) for key, volume in (config.get("volumes") or {}).items())
+    told = dict(
+        layout=None,
+        app=None,
+        services=[],
+        volumes=sorted(volumes),
+        mounted=sorted(name for name, volume in volumes.items() if _is_mounted(volume.get("driver"), volume.get("driver_opts"))),
+        roles=[],
+        working_dir=working_dir,
+    )
     for name, service in sorted(config["services"].items()):
-        binds = [mount for mount in service.get("volumes") or [] if mount["type"] == "bind"]
         role = next((role for role, services in SERVICES.items() if name in services), None)
+        mounts = [dict(mount, role=_role(role, mount)) for mount in service.get("volumes") or []]
+        told["roles"] += [mount["role"] for mount in mounts if mount["role"]]
         if role == "app":
             told["app"] = name
-            targets = [APP_MOUNTS.get(mount["target"]) for mount in service.get("volumes") or []]
+            targets = [APP_MOUNTS.get(mount["target"]) for mount in mounts]
             told["layout"] = next((layout for layout in targets if layout), None)
         told["services"].append(
             dict(
@@ -146,12 +159,25 @@ def _explained(config, here, working_dir):
                 image=service.get("image"),
                 container=service.get("container_name"),
                 ports=[int(port["published"]) for port in service.get("ports") or [] if port.get("published")],
-                folders=[
-                    dict(path=_moved(mount["source"], here, working_dir), rw=not mount.get("read_only")) for mount in binds
-                ],
+                folders=[_folder(mount, here, working_dir) for mount in mounts if mount["type"] == "bind"],
             )
         )
     return told
+
+
+def _role(part, mount):
+    """What of Echo's data a mount is for, None for what is not Echo's or only read."""
+    return None if mount.get("read_only") else MOUNTS.get(part, {}).get(mount["target"])
+
+
+def _folder(mount, here, working_dir):
+    path = _moved(mount["source"], here, working_dir)
+    return dict(path=path, role=mount["role"], used=is_used(path) if mount["role"] else None)
+
+
+def _folders_of(deployment):
+    services = (deployment or {}).get("services") or []
+    return [folder["path"] for service in services for folder in service["folders"] if folder["role"]]
 
 
 def _moved(path, here, working_dir):
@@ -161,7 +187,7 @@ def _moved(path, here, working_dir):
 def _engine(engine, project):
     containers = engine.containers()
     ours = [container for container in containers if project and container["project"] == project]
-    images = {}
+    volumes, images = engine.volumes(), {}
     for image in engine.images():
         for tag in image["tags"]:
             images[tag] = dict(id=image["id"], pg_major=image["env"].get("PG_MAJOR"))
@@ -171,10 +197,16 @@ def _engine(engine, project):
         free=free_bytes(engine.data_root()) if engine.is_local() else None,
         images=images,
         containers=sorted(container["name"] for container in containers),
-        volumes=sorted(volume["name"] for volume in engine.volumes()),
+        volumes=sorted(volume["name"] for volume in volumes),
+        mounted=sorted(volume["name"] for volume in volumes if _is_mounted(volume["driver"], volume["options"])),
         project=sorted(container["name"] for container in ours),
         running=sorted(container["name"] for container in ours if container["state"] == "running"),
     )
+
+
+def _is_mounted(driver, options):
+    """Tell whether a volume's files are where the Engine says only while a container uses it."""
+    return (driver or "local") != "local" or "device" in (options or {})
 
 
 def _asked(question):

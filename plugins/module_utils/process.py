@@ -51,8 +51,25 @@ def _start_time(pid):
         return ""
 
 
-def let_go_of_files():
-    """Close what a process that is to outlive its module got from it: the caller waits until nobody holds its output."""
+def leave_behind(work):
+    """Call a function in a process that outlives this one; return at once."""
+    first = os.fork()
+    if first:
+        os.waitpid(first, 0)
+        return
+    try:
+        # A session of its own: the end of the connection must not take it along.
+        os.setsid()
+        if os.fork() == 0:
+            _let_go_of_files()
+            os.chdir("/")
+            work()
+    finally:
+        os._exit(0)
+
+
+def _let_go_of_files():
+    """Close what came from the module: its caller waits until nobody holds its output."""
     for descriptor in os.listdir("/proc/self/fd"):
         # The folder's own descriptor is in the list, and closed by now.
         with contextlib.suppress(OSError):

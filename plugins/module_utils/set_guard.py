@@ -11,12 +11,11 @@ set, and gives a set up that nobody holds any more.
 
 from __future__ import annotations
 
-import os
 import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils.backup_set import abandon_set
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
-from ansible_collections.echo_music.ops.plugins.module_utils.process import let_go_of_files
+from ansible_collections.echo_music.ops.plugins.module_utils.process import leave_behind
 from ansible_collections.echo_music.ops.plugins.module_utils.set_lock import holder, read_lock
 
 POLL = 2
@@ -24,19 +23,7 @@ POLL = 2
 
 def start(engine, root, set_id):
     """Leave a guard behind; return at once."""
-    first = os.fork()
-    if first:
-        os.waitpid(first, 0)
-        return
-    try:
-        # A session of its own: the end of the connection must not take the guard along.
-        os.setsid()
-        if os.fork() == 0:
-            let_go_of_files()
-            os.chdir("/")
-            guard(engine.anew(), root, set_id)
-    finally:
-        os._exit(0)
+    leave_behind(lambda: guard(engine.anew(), root, set_id))
 
 
 def guard(engine, root, set_id, poll=POLL):

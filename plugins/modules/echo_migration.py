@@ -105,6 +105,24 @@ options:
     type: list
     elements: str
     default: []
+  folders:
+    description:
+      - Folders of this host that V(preparing) makes for the new stack, each with its C(path), and with C(owner), the user id,
+        the group id and the mode. Those that are there must be empty.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description:
+          - The folder.
+        type: path
+        required: true
+      owner:
+        description:
+          - User id, group id and mode, as in RV(owners).
+        type: list
+        elements: int
   docker_host:
     description:
       - The Docker Engine, as a URL such as V(unix:///var/run/docker.sock).
@@ -189,6 +207,11 @@ alias:
   returned: state=preparing
   type: str
   sample: echo-migrate-old
+owners:
+  description: User id, group id and mode of the folder of each role.
+  returned: state=serving
+  type: dict
+  sample: {"uploads": [1001, 1001, 493]}
 tables:
   description: Rows of each table, with the app at work.
   returned: state=live
@@ -243,6 +266,12 @@ ARGUMENTS = dict(
     key_from=dict(type="str", default="", no_log=False),
     key_names=dict(type="list", elements="str", default=[], no_log=False),
     host_keys=dict(type="list", elements="str", default=[], no_log=False),
+    folders=dict(
+        type="list",
+        elements="dict",
+        default=[],
+        options=dict(path=dict(type="path", required=True), owner=dict(type="list", elements="int")),
+    ),
     **ENGINE_ARGUMENTS,
 )
 

@@ -136,10 +136,15 @@ engine:
   returned: success
   type: dict
 free:
-  description: Free bytes by path.
+  description: Free bytes by path, of O(paths), of the Engine's folder, and of the folders that the deployment mounts.
   returned: success
   type: dict
   sample: {"/var/backups": 41943040000}
+disks:
+  description: The device that each path of RV(free) is on.
+  returned: success
+  type: dict
+  sample: {"/var/backups": 65024}
 deployment:
   description: What Compose makes of O(files), without environments, or an C(error).
   returned: success

@@ -334,6 +334,41 @@ def test_the_guard_waits_for_its_time(pair, monkeypatch):
     assert looks == ["fenced"] * 3 and not old.serves
 
 
+def test_folders_are_made_and_noted_before_anything_is_put_there(pair, tmp_path):
+    new = pair[1]
+    there, missing = tmp_path / "there", tmp_path / "srv" / "missing"
+    there.mkdir()
+    owner = [os.getuid(), os.getgid(), 0o750]
+    new.go("preparing", folders=[dict(path=str(there), owner=None), dict(path=str(missing), owner=owner)])
+    assert new.record["facts"]["folders"] == [str(there), str(missing)]
+    assert missing.stat().st_mode & 0o7777 == 0o750
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_folder_with_something_in_it_is_not_taken(pair, tmp_path, is_file):
+    new, folder = pair[1], tmp_path / "uploads"
+    if is_file:
+        folder.write_text("mine")
+    else:
+        folder.mkdir()
+        (folder / "cover.jpg").write_text("mine")
+    with pytest.raises(MigrationError, match="is not an empty folder"):
+        new.go("preparing", folders=[dict(path=str(folder), owner=None)])
+    assert new.record is None
+
+
+def test_the_old_host_tells_whose_its_folders_are(pair, tmp_path):
+    old, folder = pair[0], tmp_path / "uploads"
+    folder.mkdir(mode=0o700)
+    mounts = [
+        dict(type="bind", name=None, source=str(folder), destination="/app/uploads", rw=True),
+        dict(type="bind", name=None, source=str(tmp_path), destination="/music", rw=False),
+        dict(type="volume", name="logs", source=str(tmp_path / "nowhere"), destination="/app/logs", rw=True),
+    ]
+    old.engine._containers["app"] = dict(old.engine._containers["app"], mounts=mounts)
+    assert old.go("serving")["owners"] == {"uploads": [os.getuid(), os.getgid(), 0o700]}
+
+
 def test_a_record_of_somebody_else_is_refused(tmp_path):
     path = tmp_path / "echo.migration.json"
     for text in ("{}", "nonsense", json.dumps({"format": "echo-migration/1"})):

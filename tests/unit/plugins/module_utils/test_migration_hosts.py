@@ -202,9 +202,11 @@ def test_who_logged_in_is_not_who_was_become(monkeypatch):
     assert migration_survey.login() == pwd.getpwuid(os.geteuid()).pw_name
 
 
-def test_compose_config_is_told_without_its_secrets():
+def test_compose_config_is_told_without_its_secrets(tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "secrets.env").write_text("somebody's")
     config = dict(
-        volumes={"uploads": {"name": "echo-uploads"}},
+        volumes={"uploads": {"name": "echo-uploads"}, "nas": {"name": "nas", "driver_opts": {"type": "nfs", "device": ":/nas"}}},
         services={
             "echo-app": dict(
                 image="echo:1",
@@ -214,15 +216,20 @@ def test_compose_config_is_told_without_its_secrets():
                 volumes=[
                     dict(type="volume", source="uploads", target="/app/uploads"),
                     dict(type="bind", source="/tmp/here/music", target="/music", read_only=True),
+                    dict(type="bind", source="/tmp/here/config", target="/app/config"),
                 ],
             ),
             "postgres": dict(image="postgres:16"),
         },
     )
-    found = migration_survey._explained(config, "/tmp/here", "/opt/echo")
-    assert found["layout"] == "classic" and found["app"] == "echo-app" and found["volumes"] == ["echo-uploads"]
+    found = migration_survey._explained(config, "/tmp/here", str(tmp_path))
+    assert found["layout"] == "classic" and found["app"] == "echo-app" and found["volumes"] == ["echo-uploads", "nas"]
+    assert found["mounted"] == ["nas"] and found["roles"] == ["uploads", "config"]
     assert found["services"][0]["ports"] == [4567]
-    assert found["services"][0]["folders"] == [dict(path="/opt/echo/music", rw=False)]
+    assert found["services"][0]["folders"] == [
+        dict(path=str(tmp_path / "music"), role=None, used=None),
+        dict(path=str(tmp_path / "config"), role="config", used=True),
+    ]
     assert found["services"][1]["role"] == "database"
     assert "secret" not in str(found)
 

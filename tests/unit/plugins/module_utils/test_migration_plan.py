@@ -12,6 +12,7 @@ import pytest
 
 from ansible_collections.echo_music.ops.plugins.module_utils.migration_plan import (
     findings,
+    folders,
     lost,
     mappings,
     parts,
@@ -37,9 +38,17 @@ def survey(**facts):
         peer=dict(host="192.0.2.1", port=22, reachable=True, own_address="192.0.2.2", error=None),
         migration=None,
         engine=dict(
-            host="unix:///var/run/docker.sock", local=True, free=100 * GIB, images=dict(IMAGES), containers=[], volumes=[], project=[]
+            host="unix:///var/run/docker.sock",
+            local=True,
+            root="/var/lib/docker",
+            images=dict(IMAGES),
+            containers=[],
+            volumes=[],
+            mounted=[],
+            project=[],
         ),
-        free={"/var/lib": 100 * GIB},
+        free={"/var/lib": 100 * GIB, "/var/lib/docker": 100 * GIB, "/srv/echo/uploads": 100 * GIB, "/var/backups": 100 * GIB},
+        disks={"/var/lib": 1, "/var/lib/docker": 1, "/srv/echo/uploads": 2, "/var/backups": 1},
         deployment=None,
     )
     return dict(found, **facts)
@@ -55,9 +64,12 @@ def pair(new="new", old="old"):
         app="echo-app",
         services=[service("echo-app", "app", "echo:1", ports=[4567]), service("postgres", "database", "postgres:16")],
         volumes=["echo-uploads"],
+        mounted=[],
+        roles=["uploads", "config", "database"],
+        working_dir="/opt/echo",
     )
     volumes = [
-        dict(role=role, source="/volumes/" + role, bytes=size, files=files)
+        dict(role=role, name="echo-" + role, source="/volumes/" + role, bytes=size, files=files)
         for role, size, files in (("uploads", GIB, 20000), ("config", 300, 1), ("database", 2 * GIB, 900), ("redis", 9, 1))
     ]
     stack = dict(
@@ -133,14 +145,66 @@ def set_in(*path):
         (set_in("target", "engine", "volumes", ["echo-uploads"]), "volumes of the same names already: echo-uploads"),
         (set_in("target", "engine", "containers", ["echo-postgres"]), "has a container echo-postgres already"),
         (set_in("stack", "database", "server_version_num", 170001), "PostgreSQL 16 of the new host can't read a dump of PostgreSQL 17"),
-        (set_in("target", "engine", "free", GIB), "The new host needs"),
+        (set_in("target", "free", "/var/lib", GIB), "The new host needs"),
         (set_in("source", "free", {"/var/backups": 1000}), "The old host needs"),
+        (set_in("source", "engine", "mounted", ["echo-uploads"]), "The volume echo-uploads of old is mounted by the Engine"),
+        (set_in("target", "deployment", "mounted", ["echo-uploads"]), "The volume echo-uploads of the new host is mounted by the Engine"),
+        (set_in("target", "deployment", "roles", ["uploads", "database"]), "mounts nothing for the app's config"),
+        (lambda one: one["stack"]["volumes"][0].update(source="/srv/my music"), "has a name that no key can be limited to"),
+        (lambda one: one["stack"]["volumes"][0].update(source="/volumes"), "has the config in it, at /volumes/config"),
+        (lambda one: mount(one, "/srv/echo/uploads", used=True), "/srv/echo/uploads, which echo-app mounts, is not an empty folder"),
+        (lambda one: mount(one, "/opt"), "has the deployment in it, at /opt/echo"),
     ],
 )
 def test_what_stands_in_the_way(change, told):
     found = planned(change)
     assert [finding for finding in found["findings"] if told in finding], found["findings"]
     assert findings([found])[0].startswith(found["new"] + ": ")
+
+
+def mount(one, path, role="uploads", used=False):
+    """Let the new app mount a folder."""
+    one["target"]["deployment"]["services"][0]["folders"].append(dict(path=path, role=role, used=used))
+
+
+def test_a_folder_of_the_new_host_is_a_place_like_a_volume():
+    one = planned(lambda one: mount(one, "/srv/echo/uploads"))
+    assert one["findings"] == [] and one["warnings"] == []
+
+
+def test_what_is_not_echos_own_is_told():
+    one = planned(lambda one: mount(one, "/opt/echo/music", role=None, used=None))
+    assert one["findings"] == []
+    assert one["warnings"] == ["/opt/echo/music, which echo-app mounts, is not part of a migration: have the same there."]
+
+
+def test_space_is_counted_on_the_disk_that_the_files_go_to():
+    def small_engine(one):
+        one["target"]["free"].update({"/var/lib": 2 * GIB, "/var/lib/docker": 2 * GIB})
+        one["stack"]["volumes"][0]["bytes"] = 50 * GIB
+
+    def with_disk(one):
+        small_engine(one)
+        mount(one, "/srv/echo/uploads")
+
+    def with_small_disk(one):
+        with_disk(one)
+        one["target"]["free"]["/srv/echo/uploads"] = 40 * GIB
+
+    assert planned(small_engine)["findings"] == ["The new host needs 51.6 GiB at /var/lib and has 2.0 GiB free."]
+    assert planned(with_disk)["findings"] == []
+    assert planned(with_small_disk)["findings"] == ["The new host needs 50.5 GiB at /srv/echo/uploads and has 40.0 GiB free."]
+
+
+def test_folders_are_made_like_the_old_ones():
+    one = pair()
+    mount(one, "/srv/data", role="data")
+    mount(one, "/srv/logs", role="logs")
+    mount(one, "/srv/music", role=None)
+    owners = dict(uploads=[1001, 1001, 0o755], logs=[1002, 1002, 0o700])
+    made = [dict(path="/srv/data", owner=owners["uploads"]), dict(path="/srv/logs", owner=owners["logs"])]
+    assert folders(one["target"]["deployment"], owners) == made
+    assert folders(pair()["target"]["deployment"], owners) == []
 
 
 def test_all_findings_are_told_at_once():
@@ -300,6 +364,12 @@ def test_a_report_of_a_failure_before_anything_stopped():
     found = told(failure="No space.", old_serves=True, source=source, target=None, copied=None, live=None, dump=None)
     assert found["result"] == "failed" and found["downtime"] is None and found["tables"] == {}
     assert "failed: No space." in page(found) and "serves as before" in page(found)
+
+
+def test_a_report_of_a_failure_tells_for_how_long_nobody_served():
+    source = dict(id="1", steps=steps(("serving", 110.0), ("fencing", 150.0), ("granted", 155.0), ("releasing", 160.0), ("released", 163.0)))
+    found = told(failure="Its port is in use.", old_serves=True, source=source, target=None, live=None)
+    assert found["downtime"] == 13.0 and found["seconds"] == 53.0
 
 
 def test_a_page_escapes_names():
