@@ -414,9 +414,10 @@ class Deployment:
         """Load the set into volumes that are new, before the app sees them."""
         facts = self.journal.operation["facts"]
         compose = self._compose()
-        there = [volume["name"] for volume in self.engine.volumes()]
-        created = [place for place in sorted(mounted(compose.config())) if not os.path.isabs(place) and place not in there]
-        self.journal.record("fill", created=created)
+        if self.journal.last("fill") is None:
+            there = [volume["name"] for volume in self.engine.volumes()]
+            places = sorted(mounted(compose.config()))
+            self.journal.record("fill", created=[place for place in places if not os.path.isabs(place) and place not in there])
         compose.create(remove_orphans=facts["change"] == LAYOUT)
         compose.up(*[name for role, name in facts["new_services"].items() if role != "app"])
         self._await_server()

@@ -214,9 +214,9 @@ def _planned(job, unused_source):
 def _caught_up(job, unused_source):
     local, there = job.local_sets(), job.persist(job.end.sets)
     judged = _judged(job, local, list(there.values()))
-    wanted = [item for item in judged if item["status"] == plans.MISSING]
+    missed = [item for item in judged if item["status"] == plans.MISSING]
     failures, came, began = [], [], time.monotonic()
-    for item in wanted:
+    for item in missed:
         if time.monotonic() - began >= job.within:
             break
         try:
@@ -231,7 +231,7 @@ def _caught_up(job, unused_source):
         item.update((key, result[key]) for key in ("bytes_sent", "verified"))
         came.append(item)
     if failures:
-        failures[0].what = "%d of %d missed sets were not copied. %s" % (len(failures), len(wanted), failures[0].what)
+        failures[0].what = "%d of %d missed sets were not copied. %s" % (len(failures), len(missed), failures[0].what)
         failures[0].details["sets"] = judged
         raise failures[0]
     diff = dict(before="", after="".join("%s\n" % item["where"] for item in came))

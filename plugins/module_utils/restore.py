@@ -91,7 +91,7 @@ def ensure_restored(
     with journal:
         restore = Restore(engine, journal, stack, health_timeout)
         reconciled = restore.reconcile()
-        expired = restore.expire(state, keep_previous) | restore.pay()
+        expired = any([restore.expire(state, keep_previous), restore.pay()])
         result = dict(_to_state(restore, state, source, root, components, tables, keep_previous, start), reconciled=reconciled)
         result["changed"] = result["changed"] or reconciled is not None or expired
         return result

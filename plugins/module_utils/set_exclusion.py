@@ -17,6 +17,9 @@ from ansible_collections.echo_music.ops.plugins.module_utils.journal import FOLD
 from ansible_collections.echo_music.ops.plugins.module_utils.restore import Restore, broken_off
 from ansible_collections.echo_music.ops.plugins.module_utils.set_plan import check_stack
 
+# Both have the journal open; which of them it is, a lock doesn't tell.
+HELD = "A restore of this Echo is under way, or another backup of it begins"
+
 
 def ensure_set_alone(engine, state, root, check=False, folder=FOLDER, **options):
     """Do what ``ensure_set`` does; opening a set ends a restore that broke off, and refuses while one lives.
@@ -37,7 +40,7 @@ def ensure_set_alone(engine, state, root, check=False, folder=FOLDER, **options)
             result = ensure_set(engine, state, root, **options)
     except JournalBusy:
         raise SetError(
-            "A restore of this Echo is under way (%s)." % journal.path,
+            "%s (%s)." % (HELD, journal.path),
             "Wait for its end: a set of data that is being replaced would be neither old nor new.",
         )
     return _told(result, reconciled, "was")
@@ -47,7 +50,7 @@ def _predict(engine, root, journal, options):
     held = journal.is_held()
     result = ensure_set(engine, "open", root, check=True, **options)
     if held:
-        result["warnings"].append("A restore of this Echo is under way (%s); the set would be refused." % journal.path)
+        result["warnings"].append("%s (%s); the set would be refused." % (HELD, journal.path))
         return dict(result, reconciled=None)
     return _told(result, broken_off(read(journal.path)["operation"]), "would be")
 

@@ -310,7 +310,8 @@ set:
 sets:
   description:
     - With O(state=listed), the sets of this host that lie there, oldest first, each as in RV(set).
-    - With O(state=caught_up) and O(state=planned), the complete sets of O(root), newest first.
+    - With O(state=caught_up) and O(state=planned), the complete sets of O(root), newest first, each with
+      C(proven), C(pinned) and C(shrunk) as in RV(set), and with what follows.
   returned: when O(state=listed), O(state=caught_up) or O(state=planned)
   type: list
   elements: dict
@@ -354,18 +355,6 @@ sets:
       description: By which it is known.
       type: str
       returned: when O(state=caught_up) or O(state=planned)
-    proven:
-      description: Whether a restore drill passed.
-      type: bool
-      returned: success
-    pinned:
-      description: Whether someone said that it stays.
-      type: bool
-      returned: success
-    shrunk:
-      description: Whether it holds much less than the ones before it.
-      type: bool
-      returned: success
 missing:
   description: Complete sets of O(root) that the destination lacks and would keep, newest first.
   returned: when O(state=copied) or O(state=caught_up)

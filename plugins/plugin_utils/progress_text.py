@@ -10,13 +10,14 @@ import collections
 import json
 import re
 
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import human
+
 # A rate is that of the last half minute: a disk's cache or a link's good moment don't last.
 WINDOW = 30
 # Who lives writes twice a second, or as often as a server answers.
 DEAD_AFTER = 15
 GAP = "   "
 ALMOST = 99
-UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 UNPRINTABLE = re.compile(r"[^ -~]")
 # Which parts give way first where there is little room.
 GIVES_WAY = ("size", "rate", "left", "percent", "elapsed")
@@ -90,15 +91,6 @@ def line(phase, rate, width, host=None):
             parts["percent"] = "%d %%" % min(ALMOST, done * 100 // total)
             parts["left"] = "%s left" % duration((total - done) / rate) if rate and done < total else None
     return _fitted("  %s" % ("%s: " % host if host else "") + phase["label"], parts, width)
-
-
-def human(size):
-    """Return a number of bytes as people read it."""
-    for unit in UNITS:
-        if size < 1000 or unit == UNITS[-1]:
-            break
-        size /= 1024.0
-    return "%d %s" % (size, unit) if unit == UNITS[0] or size >= 100 else "%.1f %s" % (size, unit)
 
 
 def duration(seconds):
