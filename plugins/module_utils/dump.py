@@ -13,23 +13,25 @@ Built on what the PostgreSQL manual promises:
 * "pg_restore", option ``--file``: turns a custom-format dump into SQL. That reads the dump to
   its end, so it is done even where nobody wants the SQL.
 
-Two ways carry the bytes. The fast one is a helper container of the database's own image, in
-its network, with the destination mounted: no byte passes through the Engine. Where the
-Engine is remote, or the helper gets nowhere, the output of commands in the database's
-container is streamed. Neither writes anything inside that container.
+Two ways carry the bytes. The fast one is a helper container of the database's own image with
+the destination mounted: no byte passes through the Engine. It sees the processes of the
+database's container, and so its files below ``/proc/1/root`` (proc(5)), among them the server's
+Unix socket, which takes a tenth less time than TCP. Where the Engine is remote, or the helper
+gets nowhere, the output of commands in the database's container is streamed. Neither writes
+anything inside that container.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from ansible_collections.echo_music.ops.plugins.module_utils.dump_relay import PIPES, READ, WRITTEN, Relay, as_it_is
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
     DatabaseError,
     EchoError,
@@ -37,7 +39,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
     SetError,
     SpaceError,
 )
-from ansible_collections.echo_music.ops.plugins.module_utils.pg_archive import Recompressor, can_recompress
+from ansible_collections.echo_music.ops.plugins.module_utils.pg_archive import can_recompress, recompressed
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import (
     COUNT_ROWS,
     COUNT_TABLES,
@@ -45,7 +47,13 @@ from ansible_collections.echo_music.ops.plugins.module_utils.postgres import (
     Database,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase, wanted
-from ansible_collections.echo_music.ops.plugins.module_utils.set_files import LEFTOVER, replace_file, sync_folder
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
+    LEFTOVER,
+    replace_file,
+    sha256_of,
+    sync_file,
+    sync_folder,
+)
 from ansible_collections.echo_music.ops.plugins.module_utils.stack import find_containers
 
 DUMP_FILE = "postgres_dump.backup"
@@ -54,7 +62,6 @@ GLOBALS_FILE = "postgres_globals.sql"
 FILES = (DUMP_FILE, PLAIN_FILE, GLOBALS_FILE)
 SNAPSHOT_FILE = ".snapshot.json"
 PARTIAL = ".partial"
-PIPE = DUMP_FILE + ".pipe"
 
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
 EXPORT_SNAPSHOT = """
@@ -75,22 +82,23 @@ WHERE c.relkind IN ('r', 'm') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> '
 """
 ZSTD_SINCE = 160000
 
-# One pass: what pg_dump writes goes to the file and to pg_restore at once. Named pipes, because
-# the exit code of each command counts, and not every shell has pipefail; they lie in the
-# helper container.
+# One pass: what pg_dump writes goes through a relay to the file and to pg_restore at once.
+# Where the server's files can be seen, pg_dump runs among them, and finds the server's socket.
 HELPER_SCRIPT = """
 set -e
 umask 077
 cd /backup
-mkfifo /tmp/dump /tmp/copy
-pg_restore --file="$PLAIN" </tmp/copy &
+if test -n "$SERVER_FILES" && chroot "$SERVER_FILES" true 2>/dev/null; then
+    set -- chroot "$SERVER_FILES" "$@"
+else
+    export PGHOST=127.0.0.1
+fi
+pg_restore --file="$PLAIN" <"$READ" &
 reader=$!
-tee "$DUMP" </tmp/dump >/tmp/copy &
-writer=$!
-"$@" >/tmp/dump
-wait $writer
+"$@" >"$WRITTEN"
 wait $reader
 """
+FILES_OF_PROCESS_1 = "/proc/1/root"
 
 MAGIC = b"PGDMP"
 PLAIN_END = b"\n-- PostgreSQL database dump complete\n"
@@ -161,9 +169,11 @@ def dump(
         server = json.loads(session.ask(SERVER)[0])
         session.send(DESCRIBE, COUNT_ROWS)
         task = Task(engine, database, files, snapshot["id"], server, plain, _sql_bytes(database))
-        codec = task.write_dump(codecs(compression, compression_level, server["version"]))
-        if globals:
-            task.write_globals(role_passwords)
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            roles = [beside.submit(task.write_globals, role_passwords)] if globals else []
+            codec = task.write_dump(codecs(compression, compression_level, server["version"]))
+            for written in roles:
+                written.result()
         description, tables = (json.loads(answer) for answer in session.receive())
         return dict(
             snapshot=snapshot,
@@ -246,32 +256,29 @@ class Task:
         doesn't need; what else was wrong, the other way will meet too.
         """
         names = [DUMP_FILE] + ([PLAIN_FILE] if self._plain else [])
+        rewritten = as_it_is
+        if can_recompress(codec, self._server["version"]):
+            codec, rewritten = "none", recompressed
         try:
-            with self._files.timed(*names), self._followed(names[-1]):
-                if can_recompress(codec, self._server["version"]):
-                    self._help_recompressed()
-                else:
-                    self._help(self._command(codec), DUMP_FILE + PARTIAL)
-        except EchoError:
+            with self._files.timed(*names), self._followed(names[-1]), self._files.open(DUMP_FILE) as output:
+                with Relay(self._files.folder, output, rewritten):
+                    self._help(self._command(codec), names)
+        except (EchoError, OSError):
             if self._files.size(DUMP_FILE):
                 raise
         return self._files.size(DUMP_FILE) > 0
 
-    def _help_recompressed(self):
-        with self._files.open(DUMP_FILE) as output:
-            recompressor = Recompressor(self._files.path(PIPE), output)
-            with recompressor:
-                self._help(self._command("none"), PIPE)
-        self._files.check_before_publishing(recompressor.read_back, DUMP_FILE)
-
-    def _help(self, argv, dump_file):
+    def _help(self, argv, names):
         container = self._database.inspected()
+        # Of a container among the host's processes, process 1 would be the host's.
+        sees_server = not container["pid_mode"]
         env = dict(
-            PGHOST="127.0.0.1",
             PGPORT=self._server["port"],
             PGSSLMODE="allow",
-            DUMP=dump_file,
+            WRITTEN=WRITTEN,
+            READ=READ,
             PLAIN=PLAIN_FILE + PARTIAL if self._plain else "/dev/null",
+            SERVER_FILES=FILES_OF_PROCESS_1 if sees_server else "",
         )
         with self._database.explained("dump"):
             with self._engine.helper(
@@ -280,9 +287,15 @@ class Task:
                 env=self._database.environment(env),
                 binds={self._files.folder: {"bind": "/backup", "mode": "rw"}},
                 network_mode="container:" + container["id"],
+                processes_of=container["id"] if sees_server else None,
                 user="0",
                 entrypoint=["sh", "-c", HELPER_SCRIPT, "sh"],
             ) as command:
+                for unused in command.chunks():
+                    pass
+                # All programs have ended. The Engine takes its time to end the container.
+                for name in names:
+                    self._files.seal(name)
                 command.finish()
 
     def _by_exec(self, codec):
@@ -316,7 +329,7 @@ class StagedFiles:
     def __init__(self, folder):
         self.folder = os.path.abspath(folder)
         self._seconds = {}
-        self._checks = []
+        self._sealed = {}
 
     def __enter__(self):
         self._remove_partial()
@@ -377,20 +390,19 @@ class StagedFiles:
         if marker not in self._tail(name):
             raise self._damaged(name, "its closing line is missing")
 
-    def check_before_publishing(self, check, name):
-        """Have a file checked while the others are being hashed; ``check`` takes its path, and raises."""
-        self._checks.append((check, name))
+    def seal(self, name):
+        """Begin to make a file durable and to hash it; nothing may be written to it from now on."""
+        self._sealed[name] = _Sealing(self.path(name + PARTIAL))
 
     def publish(self, source, database_bytes, tables, codec):
         """Make the files durable, give them their names and return their artifacts."""
         names = [name for name in FILES if name in self._seconds and os.path.exists(self.path(name + PARTIAL))]
+        for name in names:
+            if name not in self._sealed:
+                self.seal(name)
         artifacts = []
-        with ThreadPoolExecutor() as threads:
-            checks = [threads.submit(check, self.path(name + PARTIAL)) for check, name in self._checks]
-            synced = list(threads.map(_synced, [self.path(name + PARTIAL) for name in names]))
-            for check in checks:
-                check.result()
-        for name, (digest, size) in zip(names, synced):
+        for name in names:
+            digest, size = self._sealed[name].result()
             artifacts.append(
                 dict(
                     role="database",
@@ -410,7 +422,7 @@ class StagedFiles:
         return artifacts
 
     def _remove_partial(self):
-        for name in [name + PARTIAL for name in FILES] + [PIPE]:
+        for name in [name + PARTIAL for name in FILES] + list(PIPES):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path(name))
 
@@ -477,14 +489,28 @@ def _no_space(folder):
     return SpaceError("No space left while writing the dump to %s." % folder, "Make room there.", path=folder)
 
 
-def _synced(path):
-    """Flush a file to disk; return its SHA-256 and its bytes."""
-    digest = hashlib.sha256()
-    size = 0
-    with open(path, "rb") as written:
-        os.fchmod(written.fileno(), 0o600)
-        for block in iter(lambda: written.read(READ_SIZE), b""):
-            digest.update(block)
-            size += len(block)
-        os.fsync(written.fileno())
-    return digest.hexdigest(), size
+class _Sealing(threading.Thread):
+    """A file on its way to the disk and through SHA-256. A daemon, so that no failure elsewhere has to wait for it."""
+
+    def __init__(self, path):
+        super(_Sealing, self).__init__(daemon=True)
+        self._path = path
+        self._result = None
+        self._error = None
+        self.start()
+
+    def run(self):
+        """Flush and hash the file."""
+        try:
+            os.chmod(self._path, 0o600)
+            self._result = sha256_of(self._path)
+            sync_file(self._path)
+        except (OSError, SetError) as error:
+            self._error = error
+
+    def result(self):
+        """Wait until it is done; return the SHA-256 and the bytes."""
+        self.join()
+        if self._error:
+            raise self._error
+        return self._result

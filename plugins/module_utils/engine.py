@@ -100,7 +100,7 @@ class Engine:
         """Return one container.
 
         Keys: ``id name service project labels env image image_id state health pid mounts
-        networks ports restart_policy started_at restarts``. ``env`` holds secrets and stays in memory.
+        networks ports restart_policy pid_mode started_at restarts``. ``env`` holds secrets and stays in memory.
         """
         with self._translated("inspect the container %s" % name):
             raw = self._api.inspect_container(name)
@@ -133,6 +133,7 @@ class Engine:
             networks=sorted(raw["NetworkSettings"].get("Networks") or {}),
             ports=raw["NetworkSettings"].get("Ports") or {},
             restart_policy=(host.get("RestartPolicy") or {}).get("Name") or "no",
+            pid_mode=host.get("PidMode") or "",
         )
 
     def volumes(self):
@@ -254,10 +255,22 @@ class Engine:
             stream = self._api.exec_start(exec_id, socket=True)
         return ExecCommand(self, what, stream, exec_id)
 
-    def helper(self, image, argv, env=None, binds=None, network_mode=None, user=None, entrypoint=None, stdin=None):
+    def helper(
+        self,
+        image,
+        argv,
+        env=None,
+        binds=None,
+        network_mode=None,
+        processes_of=None,
+        user=None,
+        entrypoint=None,
+        stdin=None,
+    ):
         """Run a command in a throwaway container of ``image``; return its :class:`Command`.
 
-        ``binds`` maps host folders to ``{"bind": path, "mode": "rw"}``. The container goes
+        ``binds`` maps host folders to ``{"bind": path, "mode": "rw"}``. ``processes_of`` is a running container
+        whose processes the command sees, and as root their files below ``/proc``. The container goes
         when the command ends; one whose creator was killed goes at the next call.
         """
         self.remove_stale_helpers()
@@ -283,6 +296,9 @@ class Engine:
                         for source, place in (binds or {}).items()
                     ],
                     network_mode=network_mode or "none",
+                    pid_mode="container:" + processes_of if processes_of else None,
+                    # What proc(5) wants of those who look at another's files.
+                    cap_add=["SYS_PTRACE"] if processes_of else None,
                     log_config={"Type": "none"},
                 ),
             )["Id"]

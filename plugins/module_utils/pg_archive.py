@@ -18,9 +18,7 @@ pg_dump 15 has gzip alone, and zlib's level 1 takes longer than everything else 
 
 from __future__ import annotations
 
-import os
 import struct
-import threading
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError
 
@@ -52,80 +50,13 @@ def can_recompress(codec, server_version):
     return isal_zlib is not None and codec == "gzip:%d" % LEVEL and server_version in VERSIONS
 
 
-class Recompressor:
-    """Takes an uncompressed dump from a named pipe, and writes it compressed.
+def recompressed(read):
+    """Yield a dump anew, compressed, of what ``read(size)`` returns.
 
-    A context manager around whatever fills the pipe. ``output`` is an open file. Left with
-    no error, the whole dump is in it.
+    A table's data is one stream that ends with zlib's checksum of it, so whoever reads the
+    dump notices if the compression went wrong.
     """
-
-    def __init__(self, pipe, output):
-        self._pipe = pipe
-        self._output = output
-        self._total = _Total()
-        self._error = None
-        self._keeper = None
-        self._thread = None
-
-    def __enter__(self):
-        os.mkfifo(self._pipe, 0o600)
-        # Without O_NONBLOCK this would wait for a writer, who may never come. Our own writing
-        # end keeps the pipe from ending before he does.
-        reader = os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK)
-        self._keeper = os.open(self._pipe, os.O_WRONLY)
-        os.set_blocking(reader, True)
-        self._thread = threading.Thread(target=self._work, args=(reader,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind, *unused):
-        os.close(self._keeper)
-        self._thread.join()
-        os.unlink(self._pipe)
-        # A dump that ends too early is what the writer's error causes, and says less than it.
-        if self._error and (kind is None or isinstance(self._error, OSError)):
-            raise self._error
-
-    def read_back(self, path):
-        """Read what was written to its end; raise ``DatabaseError`` unless it holds all that came in."""
-        found = _Total()
-        try:
-            with open(path, "rb", buffering=0) as written:
-                for unused in _rewritten(_Source(written.read), lambda source: _inflated(source, found)):
-                    pass
-        except isal_zlib.error as error:
-            raise DatabaseError("The dump in %s can't be read back: %s." % (path, error), "Is the disk sound?")
-        if found != self._total:
-            raise DatabaseError("The dump in %s doesn't hold what was written to it." % path, "Is the disk sound?")
-
-    def _work(self, reader):
-        try:
-            with os.fdopen(reader, "rb", buffering=0) as source:
-                for piece in _rewritten(_Source(source.read), lambda source: _deflated(source, self._total)):
-                    self._output.write(piece)
-                self._output.flush()
-        except Exception as error:
-            self._error = error
-
-
-class _Total:
-    """Bytes and checksum of all the data in a dump."""
-
-    def __init__(self):
-        self.bytes = 0
-        self.crc = 0
-
-    def __eq__(self, other):
-        return (self.bytes, self.crc) == (other.bytes, other.crc)
-
-    def add(self, data):
-        """Count a piece in."""
-        self.bytes += len(data)
-        self.crc = isal_zlib.crc32(data, self.crc)
-
-
-def _rewritten(source, stream):
-    """Yield a dump anew, marked as compressed, with each stream of data as ``stream`` yields it."""
+    source = _Source(read)
     start = source.take(START.size)
     fields = START.unpack(start)
     if fields[:3] != KNOWN_START or fields[4:] != KNOWN_SIZES:
@@ -138,9 +69,9 @@ def _rewritten(source, stream):
         head = source.take(1 + INTEGER.size)
         yield head
         if head[0] == DATA:
-            yield from stream(source)
+            yield from _deflated(source)
         elif head[0] == LARGE_OBJECTS:
-            yield from _large_objects(source, stream)
+            yield from _large_objects(source)
         else:
             raise DatabaseError("pg_dump wrote a block of the unknown type %d." % head[0], REMEDY)
 
@@ -167,36 +98,21 @@ def _contents(source):
     return recorded
 
 
-def _large_objects(source, stream):
+def _large_objects(source):
     while True:
         number = source.take(INTEGER.size)
         yield number
         if not any(number):
             return
-        yield from stream(source)
+        yield from _deflated(source)
 
 
-def _deflated(source, total):
+def _deflated(source):
     compressor = isal_zlib.compressobj(LEVEL)
     for data in source.chunks():
-        total.add(data)
         yield from _chunk(compressor.compress(data))
     yield from _chunk(compressor.flush())
     yield INTEGER.pack(0, 0)
-
-
-def _inflated(source, total):
-    decompressor = isal_zlib.decompressobj()
-    for data in source.chunks():
-        # One call's output is bounded: a row of blanks shrinks a thousandfold.
-        while data:
-            plain = decompressor.decompress(data, BLOCK)
-            total.add(plain)
-            yield plain
-            data = decompressor.unconsumed_tail
-    total.add(decompressor.flush())
-    if not decompressor.eof:
-        raise DatabaseError("A table's data in the dump has no end.", "Is the disk sound?")
 
 
 def _chunk(data):

@@ -11,7 +11,7 @@ import collections
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import CommandError
 
-Call = collections.namedtuple("Call", "container argv env user stdin binds network_mode entrypoint")
+Call = collections.namedtuple("Call", "container argv env user stdin binds network_mode entrypoint processes_of")
 
 
 def container(name, env=None, **facts):
@@ -34,6 +34,7 @@ def container(name, env=None, **facts):
             networks=["bridge"],
             ports={},
             restart_policy="no",
+            pid_mode="",
             restarts=0,
         ),
         **facts
@@ -129,10 +130,10 @@ class FakeEngine:
         return "it said\nmore of %s\n" % self._containers[container]["env"].get("POSTGRES_PASSWORD")
 
     def run_in(self, container, argv, env=None, user=None, stdin=None):
-        return self._run(argv[0], Call(container, list(argv), env or {}, user, bool(stdin), {}, None, None))
+        return self._run(argv[0], Call(container, list(argv), env or {}, user, bool(stdin), {}, None, None, None))
 
-    def helper(self, image, argv, env=None, binds=None, network_mode=None, user=None, entrypoint=None, stdin=None):
-        call = Call(image, list(argv), env or {}, user, bool(stdin), binds or {}, network_mode, entrypoint)
+    def helper(self, image, argv, env=None, binds=None, network_mode=None, user=None, entrypoint=None, stdin=None, processes_of=None):
+        call = Call(image, list(argv), env or {}, user, bool(stdin), binds or {}, network_mode, entrypoint, processes_of)
         return self._run("helper", call)
 
     def set_state(self, name, state):

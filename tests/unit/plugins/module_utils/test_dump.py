@@ -59,7 +59,9 @@ class Server:
 
     def helper(self, call):
         ((folder, unused),) = call.binds.items()
-        self.write(folder, call.env["DUMP"], DUMP)
+        self.write(folder, call.env["WRITTEN"], DUMP)
+        with open(os.path.join(folder, call.env["READ"]), "rb") as pipe:
+            assert pipe.read() == DUMP
         if call.env["PLAIN"] != "/dev/null":
             self.write(folder, call.env["PLAIN"], PLAIN)
         return FakeCommand()
@@ -123,7 +125,28 @@ def test_helper_is_the_databases_own_image_and_network(tmp_path):
     server.dump(tmp_path)
     (call,) = [call for call in server.engine.calls if call.binds]
     assert (call.container, call.network_mode) == ("sha256:echo-postgres", "container:echo-postgres-id")
-    assert (call.env["PGHOST"], call.env["PGPORT"]) == ("127.0.0.1", "5433")
+    assert call.env["PGPORT"] == "5433"
+
+
+@pytest.mark.parametrize(
+    "pid_mode, seen, files", [("", "echo-postgres-id", "/proc/1/root"), ("host", None, ""), ("container:a", None, "")]
+)
+def test_files_of_process_1_are_looked_at_only_where_it_is_the_servers(tmp_path, pid_mode, seen, files):
+    server = Server()
+    server.engine.container("echo-postgres")["pid_mode"] = pid_mode
+    server.dump(tmp_path)
+    (call,) = [call for call in server.engine.calls if call.binds]
+    assert (call.processes_of, call.env["SERVER_FILES"]) == (seen, files)
+
+
+def test_exec_where_the_destination_can_hold_no_pipe(tmp_path, monkeypatch):
+    def refused(path, mode):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), path)
+
+    monkeypatch.setattr(os, "mkfifo", refused)
+    server = Server()
+    assert len(server.dump(tmp_path)["artifacts"]) == 3
+    assert [call for call in server.engine.calls if call.argv[0] == "pg_dump"]
 
 
 def test_only_what_was_asked_for(tmp_path):
@@ -161,7 +184,7 @@ def test_zstd_needs_release_16(tmp_path):
 
 @pytest.mark.parametrize("version, spelled", [(150018, "--compress=1"), (170012, "--compress=zstd:1")])
 def test_compression_as_the_release_spells_it(tmp_path, version, spelled):
-    server = Server(version=version)
+    server = Server(version=version, local=False)
     server.dump(tmp_path)
     assert [call for call in server.engine.calls if spelled in call.argv]
 
