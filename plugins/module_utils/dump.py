@@ -346,6 +346,8 @@ class StagedFiles:
         """Open a new file for writing, or what swallows everything for no name."""
         if name is None:
             return open(os.devnull, "wb")
+        # What a try before this one began to hash is no longer the file.
+        self._sealed.pop(name, None)
         return os.fdopen(os.open(self.path(name + PARTIAL), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
     def size(self, name):

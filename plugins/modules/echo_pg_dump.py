@@ -19,7 +19,8 @@ description:
     (PostgreSQL manual, "Snapshot Synchronization Functions"), gives it to C(pg_dump --snapshot), and lets C(pg_restore)
     turn the dump into SQL, which also reads the dump to its end.
   - Nothing is written inside the database's container. On the engine's own host a helper container of the database's
-    image writes straight into O(dest); elsewhere the output is streamed through the engine.
+    image, with O(dest) mounted, dumps past the engine; it sees that container's processes and files, and for that has
+    C(CAP_SYS_PTRACE). Elsewhere the output is streamed through the engine.
   - The files appear when all of them are whole and on disk, with mode 0600; after a failure none does. Each run writes
     them anew, so RV(ignore:changed) is always V(true).
 options:

@@ -207,6 +207,17 @@ def test_exec_where_the_helper_gets_nowhere(tmp_path):
     assert [call for call in server.engine.calls if call.argv[0] == "pg_dump"]
 
 
+def test_what_exec_writes_is_hashed_anew_after_a_helper_that_ended_without_a_dump(tmp_path):
+    def helper(call):
+        ((folder, unused),) = call.binds.items()
+        Server.write(folder, call.env["PLAIN"], b"")
+        return FakeCommand(exit_code=1, stderr="pg_dump: error: connection refused")
+
+    for artifact in Server(helper=helper).dump(tmp_path)["artifacts"]:
+        written = (tmp_path / artifact["file"]).read_bytes()
+        assert (artifact["bytes_out"], artifact["sha256"]) == (len(written), hashlib.sha256(written).hexdigest())
+
+
 @pytest.mark.parametrize("program", ["pg_dump", "pg_restore", "pg_dumpall"])
 @pytest.mark.parametrize(
     "how",
