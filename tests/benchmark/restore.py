@@ -225,7 +225,8 @@ def psql(statements):
 
 
 def run(*argv):
-    command(*argv, env=dict(os.environ, ANSIBLE_HOME=str(ROOT / ".ansible")))
+    tools = os.path.dirname(sys.executable)
+    command(*argv, env=dict(os.environ, ANSIBLE_HOME=str(ROOT / ".ansible"), PATH=f"{tools}:{os.environ['PATH']}"))
 
 
 if __name__ == "__main__":
