@@ -10,7 +10,7 @@ import contextlib
 import fnmatch
 import functools
 import hashlib
-import operator
+import marshal
 import os
 import re
 import stat
@@ -41,11 +41,12 @@ def survey(folder, exclude=()):
     for above, entries in _walk(folder, exclude):
         # Mode, inode, device, links, owner, group, size. Whatever changes a file's contents, owner, mode, attributes
         # or ACL changes st_ctime too, which nobody can set.
-        seen = [(name, status[:7], status.st_mtime_ns, status.st_ctime_ns) for name, unused, status in entries]
-        digest.update(repr((above, seen)).encode("utf-8"))
+        seen = [(name, status[:7], status.st_mtime_ns, status.st_ctime_ns) for name, status in entries]
+        # Its version 2 says equal values in equal bytes, in half the time of repr().
+        digest.update(marshal.dumps((above, seen), 2))
         devices.update(facts[2] for unused, facts, unused_mtime, unused_ctime in seen)
         found["last_change"] = max([found["last_change"]] + [change for unused, unused_facts, unused_mtime, change in seen])
-        for name, path, status in entries:
+        for name, status in entries:
             kind = status.st_mode & S_IFMT
             if kind == stat.S_IFREG:
                 if status.st_nlink > 1:
@@ -56,9 +57,9 @@ def survey(folder, exclude=()):
                 found["bytes"] += status.st_size
                 # A file system that compresses needs few blocks too; only a look tells holes apart.
                 if status.st_blocks * 512 < status.st_size and not found["sparse"]:
-                    found["sparse"] = _has_hole(path, status.st_size)
+                    found["sparse"] = _has_hole(os.path.join(folder, _inside(above, name)), status.st_size)
             elif kind in KINDS:
-                found["special"].append((name, KINDS[kind]))
+                found["special"].append((_inside(above, name), KINDS[kind]))
     return dict(found, digest=digest.hexdigest(), mounts=len(devices) > 1)
 
 
@@ -85,38 +86,55 @@ def shown(name):
 
 
 def _walk(folder, exclude):
-    """Yield ``(folder relative to the root, [(name relative to the root, path, status)])``, the root itself first.
+    """Yield ``(folder relative to the root, [(name in it, status)])``, first the root itself in ``None``.
 
     Entries are in the order of their names; what vanishes is left out.
     """
-    try:
-        yield None, [(".", folder, os.stat(folder))]
-    except FileNotFoundError as error:
-        raise ArchiveError("There is no folder %s." % folder) from error
-    waiting = [""]
-    while waiting:
-        above = waiting.pop()
-        found = []
+    with contextlib.ExitStack() as opened:
         try:
-            with os.scandir(os.path.join(folder, above)) as entries:
-                for entry in entries:
-                    name = above + "/" + entry.name if above else entry.name
-                    if exclude and is_excluded(name, exclude):
-                        continue
-                    with contextlib.suppress(FileNotFoundError):
-                        found.append((name, entry.path, entry.stat(follow_symlinks=False)))
-        except FileNotFoundError as error:
-            if not above:
-                raise ArchiveError("There is no folder %s." % folder) from error
+            root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise ArchiveError(
-                "Could not read the folder %s: %s." % (shown(os.path.join(folder, above)), error.strerror),
-                "Run this as root (become).",
-            )
-        # By name, which no two entries share.
-        found.sort(key=operator.itemgetter(0))
-        waiting.extend(name for name, unused, status in found if stat.S_ISDIR(status.st_mode))
-        yield above, found
+            raise _unreadable(folder, error) from error
+        opened.callback(os.close, root)
+        yield None, [(".", os.fstat(root))]
+        waiting = [""]
+        while waiting:
+            above = waiting.pop()
+            try:
+                found = _entries(root, above, exclude)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise _unreadable(os.path.join(folder, above), error) from error
+            waiting.extend(_inside(above, name) for name, status in found if stat.S_ISDIR(status.st_mode))
+            yield above, found
+
+
+def _entries(root, above, exclude):
+    """Return ``[(name, status)]`` of a folder below an open one; asked by descriptor, the kernel needs half the time."""
+    found = []
+    fd = os.open(above or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+    try:
+        for name in sorted(os.listdir(fd)):
+            if exclude and is_excluded(_inside(above, name), exclude):
+                continue
+            try:
+                found.append((name, os.lstat(name, dir_fd=fd)))
+            except FileNotFoundError:
+                continue
+    finally:
+        os.close(fd)
+    return found
+
+
+def _inside(above, name):
+    return above + "/" + name if above else name
+
+
+def _unreadable(folder, error):
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return ArchiveError("There is no folder %s." % shown(folder))
+    return ArchiveError("Could not read the folder %s: %s." % (shown(folder), error.strerror), "Run this as root (become).")
 
 
 def _has_hole(path, size):

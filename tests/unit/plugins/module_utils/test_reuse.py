@@ -21,6 +21,7 @@ from test_backup_set import SmallEngine, dump_result, make_stack, write_parts
 
 from ansible_collections.echo_music.ops.plugins.module_utils import archive, backup_set, reuse, survey
 from ansible_collections.echo_music.ops.plugins.module_utils.backup_set import open_set, publish_set
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError
 from ansible_collections.echo_music.ops.plugins.module_utils.proof import CHECKSUM, record
 from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import describe_artifact
 
@@ -386,18 +387,49 @@ def test_one_expression_excludes_what_the_patterns_do_one_by_one(name, patterns)
 
 def test_the_digest_does_not_depend_on_the_order_of_a_folder(source, monkeypatch):
     expected = survey.survey(str(source))["digest"]
-    scandir = os.scandir
-
-    class Backwards:
-        def __init__(self, path):
-            with scandir(path) as entries:
-                self.entries = list(entries)[::-1]
-
-        def __enter__(self):
-            return iter(self.entries)
-
-        def __exit__(self, *unused):
-            pass
-
-    monkeypatch.setattr(survey.os, "scandir", Backwards)
+    listdir = os.listdir
+    monkeypatch.setattr(survey.os, "listdir", lambda fd: sorted(listdir(fd), reverse=True))
     assert survey.survey(str(source))["digest"] == expected
+
+
+def test_a_folder_that_vanishes_during_the_survey_is_left_out(source, monkeypatch):
+    expected = survey.survey(str(source))
+    gone = source / "gone"
+    gone.mkdir()
+    lstat = os.lstat
+
+    def vanishing(name, **options):
+        status = lstat(name, **options)
+        if name == "gone":
+            gone.rmdir()
+        return status
+
+    monkeypatch.setattr(survey.os, "lstat", vanishing)
+    found = survey.survey(str(source))
+    assert (found["files"], found["bytes"]) == (expected["files"], expected["bytes"])
+    assert not gone.exists()
+
+
+def test_a_folder_replaced_by_a_link_is_not_followed(source, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "secret").write_text("not ours")
+    (source / "turned").mkdir()
+    expected = survey.survey(str(source))["files"]
+    lstat = os.lstat
+
+    def turning(name, **options):
+        status = lstat(name, **options)
+        if name == "turned":
+            (source / "turned").rmdir()
+            (source / "turned").symlink_to(elsewhere)
+        return status
+
+    monkeypatch.setattr(survey.os, "lstat", turning)
+    assert survey.survey(str(source))["files"] == expected
+    assert (source / "turned").is_symlink()
+
+
+def test_no_folder_to_survey(tmp_path):
+    with pytest.raises(ArchiveError, match="There is no folder .*absent"):
+        survey.survey(str(tmp_path / "absent"))
