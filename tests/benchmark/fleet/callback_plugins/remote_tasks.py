@@ -14,7 +14,7 @@ short_description: Count tasks that ran through a connection
 description: Writes one line to the end of the output.
 """
 # What the controller does by itself.
-OWN = ("assert", "debug", "fail", "import_role", "import_tasks", "include_role", "include_tasks", "meta", "set_fact")
+OWN = ("assert", "debug", "fail", "import_role", "import_tasks", "include_role", "include_tasks", "meta", "set_fact", "validate_argument_spec")
 
 
 class CallbackModule(CallbackBase):
@@ -28,20 +28,20 @@ class CallbackModule(CallbackBase):
         self.count = 0
 
     def v2_runner_on_ok(self, result):
-        self._ran(result)
+        self._ran(result, of_many=bool(result.task.loop))
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
-        self._ran(result)
+        self._ran(result, of_many=bool(result.task.loop))
 
     def v2_runner_item_on_ok(self, result):
-        self.count += 1
+        self._ran(result)
 
     def v2_runner_item_on_failed(self, result):
-        self.count += 1
+        self._ran(result)
 
     def v2_playbook_on_stats(self, stats):
         self._display.display("REMOTE TASKS %d" % self.count)
 
-    def _ran(self, result):
-        if result.task.action.rpartition(".")[2] not in OWN and not result.task.loop:
+    def _ran(self, result, of_many=False):
+        if result.task.action.rpartition(".")[2] not in OWN and not of_many:
             self.count += 1
