@@ -44,9 +44,10 @@ def survey(folder, exclude=()):
         seen = [(name, status[:7], status.st_mtime_ns, status.st_ctime_ns) for name, status in entries]
         # Its version 2 says equal values in equal bytes, in half the time of repr().
         digest.update(marshal.dumps((above, seen), 2))
-        devices.update(facts[2] for unused, facts, unused_mtime, unused_ctime in seen)
-        found["last_change"] = max([found["last_change"]] + [change for unused, unused_facts, unused_mtime, change in seen])
         for name, status in entries:
+            devices.add(status.st_dev)
+            if status.st_ctime_ns > found["last_change"]:
+                found["last_change"] = status.st_ctime_ns
             kind = status.st_mode & S_IFMT
             if kind == stat.S_IFREG:
                 if status.st_nlink > 1:
@@ -65,14 +66,14 @@ def survey(folder, exclude=()):
 
 def is_excluded(name, patterns):
     """Tell whether a name relative to the root, or a folder above it, matches a pattern as GNU tar has it."""
-    return bool(patterns) and _excluder(tuple(patterns)).match(name) is not None
+    return bool(patterns) and _excluder(tuple(patterns))(name) is not None
 
 
 @functools.lru_cache(maxsize=16)
 def _excluder(patterns):
-    """Return one expression for all patterns; what is below something excluded is excluded as well."""
+    """Return what matches all that the patterns do; what is below something excluded is excluded as well."""
     # What translate() puts at the end, \Z, would only take the whole name.
-    return re.compile("|".join(r"%s(?:/|\Z)" % fnmatch.translate(relative(pattern))[:-2] for pattern in patterns))
+    return re.compile("|".join(r"%s(?:/|\Z)" % fnmatch.translate(relative(pattern))[:-2] for pattern in patterns)).match
 
 
 def relative(pattern):
@@ -113,10 +114,11 @@ def _walk(folder, exclude):
 def _entries(root, above, exclude):
     """Return ``[(name, status)]`` of a folder below an open one; asked by descriptor, the kernel needs half the time."""
     found = []
+    excluded = _excluder(tuple(exclude)) if exclude else None
     fd = os.open(above or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
     try:
         for name in sorted(os.listdir(fd)):
-            if exclude and is_excluded(_inside(above, name), exclude):
+            if excluded and excluded(_inside(above, name)):
                 continue
             try:
                 found.append((name, os.lstat(name, dir_fd=fd)))
