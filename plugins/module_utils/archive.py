@@ -26,6 +26,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.codec import (
     StagedFile,
     read_archive,
 )
+from ansible_collections.echo_music.ops.plugins.module_utils.engine import awaits_mount
 from ansible_collections.echo_music.ops.plugins.module_utils.engine_tar import rename_members
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError
 from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase
@@ -307,15 +308,9 @@ def _mountpoint(engine, volume):
 
 def _is_readable(engine, source, known):
     """Tell whether a folder of the engine's host can be read here; one that is ``known`` isn't asked for."""
-    if not (known or engine.is_local()) or _awaits_mount(source):
+    if not (known or engine.is_local()) or awaits_mount(source):
         return False
     return engine.host.startswith("unix://") and os.path.isdir(source) and os.access(source, os.R_OK | os.X_OK)
-
-
-def _awaits_mount(folder):
-    """Tell whether a folder is that of a volume with mount options (NFS, bind), empty until a container mounts it."""
-    above, name = os.path.split(folder)
-    return name == "_data" and os.path.exists(os.path.join(above, "opts.json")) and not os.path.ismount(folder)
 
 
 def _mounted_by(engine, volume, source):

@@ -12,6 +12,7 @@ was cut short for one that ended.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -52,6 +53,25 @@ def sdk():
             exception=traceback.format_exc(),
         )
     return docker
+
+
+def mounted_by_engine(folder):
+    """Tell whether a volume's folder is mounted by the Engine (``driver_opts``), only while a container uses it.
+
+    The driver ``local`` notes beside the folder what it mounts there.
+    """
+    above, name = os.path.split(folder)
+    try:
+        with open(os.path.join(above, "opts.json"), encoding="utf-8") as noted:
+            options = json.load(noted)
+    except (OSError, ValueError):
+        return False
+    return name == "_data" and bool(options.get("MountDevice") or options.get("MountType"))
+
+
+def awaits_mount(folder):
+    """Tell whether a volume's folder is empty because no container has the Engine mount it."""
+    return mounted_by_engine(folder) and not os.path.ismount(folder)
 
 
 class Engine:

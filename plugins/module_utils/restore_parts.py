@@ -19,6 +19,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils import exchange
 from ansible_collections.echo_music.ops.plugins.module_utils.codec import GZIP_MAGIC
 from ansible_collections.echo_music.ops.plugins.module_utils.dump_file import require_loadable
 from ansible_collections.echo_music.ops.plugins.module_utils.dump_privileges import grant
+from ansible_collections.echo_music.ops.plugins.module_utils.engine import mounted_by_engine
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, EchoError, SetError
 from ansible_collections.echo_music.ops.plugins.module_utils.extract import root_of, sync_tree, unpack
 from ansible_collections.echo_music.ops.plugins.module_utils.live_database import await_server
@@ -150,6 +151,12 @@ class VolumePart:
         """Refuse what can't succeed, before anything is written."""
         if not os.path.isdir(self._live) and not self.facts.get("volume"):
             raise SetError("The folder %s of the %s is not there." % (self._live, self.component), "Is it mounted?")
+        if mounted_by_engine(self._live):
+            raise SetError(
+                "The volume %s of the %s is mounted by the Engine (driver_opts) only while a container uses it, and the app "
+                "is stopped while data is swapped." % (self.facts["volume"], self.component),
+                "Mount it on the host, and the folder into the container.",
+            )
 
     def needs(self):
         """Return ``(path, bytes)``: where how much room is needed."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 
+from ansible_collections.echo_music.ops.plugins.module_utils.engine import awaits_mount
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError, StackError
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import Database
 
@@ -99,7 +100,7 @@ def find_containers(engine, project=None, database_container=None, app_container
 
 def measure(engine, volume):
     """Return ``(bytes, files)`` of one of the stack's volumes; ``(None, None)`` where its files can't be read."""
-    if not engine.is_local() or not os.path.isdir(volume["source"]):
+    if not engine.is_local() or not os.path.isdir(volume["source"]) or awaits_mount(volume["source"]):
         return None, None
     size = files = 0
     for entry in _walk(volume["source"]):
@@ -116,10 +117,10 @@ def contents(volume, depth):
     Returns ``[{"path", "type", "bytes", "mode", "uid", "gid", "mtime"}]``, paths relative to
     the volume, ``mode`` octal, ``mtime`` seconds since the epoch.
     """
-    if not os.path.isdir(volume["source"]):
+    if not os.path.isdir(volume["source"]) or awaits_mount(volume["source"]):
         raise StackError(
             "The files of volume %s can't be read at %s." % (volume["name"] or volume["role"], volume["source"]),
-            "Run the module on the engine's own host, as root.",
+            "Run the module on the engine's own host, as root. A volume with driver_opts is mounted while a container runs.",
         )
     listed = []
     for entry in _walk(volume["source"], depth):

@@ -127,6 +127,19 @@ def test_a_volume_that_is_not_mounted(facts):
         make_part(None, TAG, dict(facts, live="/nowhere")).check_plan()
 
 
+@pytest.mark.parametrize("options, refused", [('{"MountDevice": "nas:/echo", "MountType": "nfs"}', True), ('{"Quota": {"Size": 1}}', False)])
+def test_a_volume_that_goes_when_the_app_stops_is_refused(facts, tmp_path, options, refused):
+    folder = tmp_path / "echo-uploads" / "_data"
+    folder.mkdir(parents=True)
+    (folder.parent / "opts.json").write_text(options)
+    part = make_part(None, TAG, dict(facts, live=str(folder), volume="echo-uploads"))
+    if refused:
+        with pytest.raises(SetError, match="volume echo-uploads of the uploads is mounted by the Engine"):
+            part.check_plan()
+    else:
+        part.check_plan()
+
+
 class SmallServer:
     """The side database, and what the live one says of itself."""
 

@@ -208,3 +208,13 @@ def test_a_wrong_query_fails_before_any_work():
     assert compiled("stack.layout").search({"stack": {"layout": "classic"}}) == "classic"
     with pytest.raises(EchoError, match="not JMESPath"):
         compiled("stack.[")
+
+
+def test_a_volume_that_waits_for_its_mount_is_not_measured_as_empty(tmp_path):
+    folder = tmp_path / "echo-uploads" / "_data"
+    folder.mkdir(parents=True)
+    (folder.parent / "opts.json").write_text('{"MountDevice": "/srv/uploads", "MountOpts": "bind"}')
+    volume = {"role": "uploads", "name": "echo-uploads", "source": str(folder)}
+    assert stack.measure(Host(), volume) == (None, None)
+    with pytest.raises(StackError, match="echo-uploads can't be read"):
+        stack.contents(volume, 1)
