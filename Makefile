@@ -54,7 +54,7 @@ sanity: venv packages ## ansible-test sanity
 
 .PHONY: unit
 unit: venv packages ## Unit tests
-	pytest -q -n auto
+	pytest -q -n $$((2 * $$(nproc))) # half of the time they wait
 
 .PHONY: molecule
 molecule: setup ## Molecule scenarios, all or SCENARIO="default unified"

@@ -11,10 +11,15 @@ lanes=${LANES:-3}
 # These two bring up the same stack, so they run one after the other.
 shared=" default unified "
 
+# The longest begin, so that in the end none is waited for alone.
+longest=(migrate migrate_faults faults offsite crash upgrade_hosts)
+
 scenarios=("$@")
 if [ ${#scenarios[@]} -eq 0 ]; then
+  scenarios=("${longest[@]}")
   for file in $MOLECULE_GLOB; do
-    if [ -e "$file" ]; then scenarios+=("$(basename "$(dirname "$file")")"); fi
+    name=$(basename "$(dirname "$file")")
+    if [ -e "$file" ] && [[ " ${longest[*]} " != *" $name "* ]]; then scenarios+=("$name"); fi
   done
 fi
 
