@@ -52,9 +52,10 @@ lint: venv packages ## ansible-lint, yamllint, shellcheck, documentation, change
 sanity: venv packages ## ansible-test sanity
 	tests/tools/sanity.sh
 
+# Half of the time they wait, so there are two for each processor.
 .PHONY: unit
 unit: venv packages ## Unit tests
-	pytest -q -n $$((2 * $$(nproc))) # half of the time they wait
+	pytest -q -n $$((2 * $$(nproc)))
 
 .PHONY: molecule
 molecule: setup ## Molecule scenarios, all or SCENARIO="default unified"

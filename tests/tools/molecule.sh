@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Molecule scenarios, all or the named ones, three at a time: most of what they do is to wait. After one that fails, none
+# Molecule scenarios, all or the named ones, three at a time: while one waits, the others work. After one that fails, none
 # is begun. What a scenario says comes in one piece, when it has ended.
 set -uo pipefail
 # shellcheck source=tests/tools/env.sh
