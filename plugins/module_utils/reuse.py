@@ -4,8 +4,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An archive of an earlier set once more, by a hard link, where its folder is as it was then.
 
-A folder is known again by a fingerprint of all its metadata, times of change and inodes among
-them, and of how it is archived. Sets stay independent of each other: a file is on the disk
+A folder is known again by a fingerprint of the names, inodes, sizes and times of change of all
+that is in it, and of how it is archived. Sets stay independent of each other: a file is on the disk
 until its last name is gone.
 """
 

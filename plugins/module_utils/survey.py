@@ -20,6 +20,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.errors import Archi
 # stat's own functions are slow enough to be seen among tens of thousands of files.
 S_IFMT = 0o170000
 S_IFREG = 0o100000
+S_IFDIR = 0o040000
 KINDS = {
     stat.S_IFSOCK: "socket",
     stat.S_IFIFO: "fifo",
@@ -33,8 +34,9 @@ def survey(folder, exclude=()):
 
     ``bytes`` and ``files`` (regular files, hard links counted once), ``special``
     (``[(name, kind)]``, what is no file, folder or link) and ``sparse``: whether any file
-    has holes. And how to know the folder again: ``digest`` of all metadata, ``last_change``
-    (the newest time of change, in nanoseconds), and ``mounts``: whether something is mounted in it.
+    has holes. And how to know the folder again: ``digest`` of all names, inodes, sizes and times
+    of change, ``last_change`` (the newest of these times, in nanoseconds), and ``mounts``: whether
+    something is mounted in it.
     """
     files = size = last_change = 0
     special, sparse = [], False
@@ -43,10 +45,10 @@ def survey(folder, exclude=()):
     for above, entries in _walk(folder, exclude):
         seen = [above]
         for name, status in entries:
-            # Whatever changes a file's contents, owner, mode, attributes or ACL changes st_ctime too, which nobody can set.
-            facts, changed = status[:7], status.st_ctime_ns
-            seen += (name, facts, status.st_mtime_ns, changed)
-            mode, inode, device, links, unused_owner, unused_group, length = facts
+            mode, inode, device, links, unused_owner, unused_group, length = status[:7]
+            # Contents, owner, mode, times, links, attributes, ACL: what changes one of them sets st_ctime too, which nobody else can.
+            changed = status.st_ctime_ns
+            seen += (name, inode, length, changed)
             devices.add(device)
             if changed > last_change:
                 last_change = changed
@@ -119,7 +121,7 @@ def _walk(folder, exclude):
                 continue
             except OSError as error:
                 raise _unreadable(os.path.join(folder, above), error) from error
-            waiting.extend(_inside(above, name) for name, status in found if stat.S_ISDIR(status.st_mode))
+            waiting += [_inside(above, name) for name, status in found if status.st_mode & S_IFMT == S_IFDIR]
             yield above, found
 
 

@@ -86,8 +86,8 @@ options:
     description:
       - An earlier set, the folder that has its C(manifest.json). If no file of the volume changed since that set's
         archive of the same name was made, it becomes O(dest) by a hard link, and nothing is read or written.
-      - A volume is known again by a fingerprint of the metadata of all its files and folders, inodes and times of
-        change among them, with the codec and O(exclude). It is recorded in RV(artifact.fingerprint).
+      - A volume is known again by a fingerprint of the names, inodes, sizes and times of change of all its files and
+        folders, with the codec and O(exclude). It is recorded in RV(artifact.fingerprint).
       - The archive is written as ever where the volume is not on a file system of this machine, where something is
         mounted in it, where no link can be made, where the earlier archive is not the file that its manifest tells
         of, and where the set's last verification failed.
