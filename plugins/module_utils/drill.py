@@ -96,6 +96,7 @@ class Drill:
             side.create(like)
             with phase(os.path.basename(file), like.get("bytes"), seldom(SIZE_EVERY, side.size)):
                 side.load(file, kind)
+            side.analyze()
             side.finish(self._database.user)
             side.swap()
             return self._database.describe()

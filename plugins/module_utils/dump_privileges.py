@@ -98,12 +98,11 @@ class Privileges:
         return "ALTER DEFAULT PRIVILEGES FOR ROLE %s%s %s %s %s%s;" % words
 
 
-def grant(side, path, owner, former=None):
+def grant(side, path, text, owner, former=None):
     """Grant again what a custom dump says of privileges, before the loader of a side database goes.
 
-    Returns ``(defaults, remarks)``, what is left for a superuser to do, and what people are told.
+    ``text`` is what loading it returned. Returns ``(defaults, remarks)``, what is left for a superuser to do, and what people are told.
     """
-    text = side.privileges_of(path)
     if not text:
         return [], []
     found = Privileges(text, json.loads(side.query(ROLES)[0]), owner, former)

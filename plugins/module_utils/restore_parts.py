@@ -302,13 +302,11 @@ def _load(side, facts, like):
     side.create(like)
     total = facts["recorded"]["bytes"] if facts["recorded"] and not facts.get("chosen") else None
     with phase(os.path.basename(file), total, seldom(SIZE_EVERY, side.size)):
-        side.load(file, facts["kind"])
-    defaults, remarks = [], []
-    # Rows of single tables come into tables whose privileges stay.
-    if facts["kind"] == "custom" and not facts.get("chosen"):
-        defaults, remarks = grant(side, file, like["owner"], (facts["recorded"] or {}).get("owner"))
-    side.finish(like["owner"], *defaults)
-    found = side.count()
+        privileges = side.load(file, facts["kind"])
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        analyzed = beside.submit(side.analyze)
+        found = side.count()
+        analyzed.result()
     if not found:
         raise DatabaseError("There is no table in %s." % file, "Restore from another backup.")
     differences = compare(expected, found) if expected else []
@@ -318,6 +316,11 @@ def _load(side, facts, like):
             "Restore from another set.",
             differences=differences,
         )
+    defaults, remarks = [], []
+    # Rows of single tables come into tables whose privileges stay.
+    if not facts.get("chosen"):
+        defaults, remarks = grant(side, file, privileges, like["owner"], (facts["recorded"] or {}).get("owner"))
+    side.finish(like["owner"], *defaults)
     facts["remarks"] = ["%s: %s." % (file, remark) for remark in remarks] + stored_paths(side, facts.get("moved"))
     return found
 

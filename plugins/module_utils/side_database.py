@@ -91,21 +91,17 @@ LOAD_CUSTOM = ["pg_restore", "--no-owner", "--no-acl", "--no-tablespaces", "--ex
 REFUSED = (1, 3)
 SAID = re.compile(r"(?:<stdin>:\d+: *)?(?:error|ERROR|FATAL): .{0,400}", re.S)
 DUMP = "/dump"
-# The comment of an extension is for its owner to make, who need not be the loader.
-WITHOUT_EXTENSION_COMMENTS = """
+# Privileges are told, not loaded. The comment of an extension is for its owner to make, who need not be the loader.
+READ_CUSTOM = """
 set -e
-pg_restore --list %s >/tmp/all
+pg_restore --list {0} >/tmp/all
+grep -E '^[0-9]+; [0-9]+ [0-9]+ (DEFAULT )?ACL ' /tmp/all >/tmp/privileges || test $? -eq 1
+if test -s /tmp/privileges; then
+    pg_restore --use-list=/tmp/privileges --file=- {0}
+fi
 grep -vE '^[0-9]+; [0-9]+ [0-9]+ COMMENT - EXTENSION ' /tmp/all >/tmp/list
-exec "$@" --use-list=/tmp/list %s
-""" % (DUMP, DUMP)
-
-PRIVILEGES = """
-set -e
-pg_restore --list %s >/tmp/all
-grep -E '^[0-9]+; [0-9]+ [0-9]+ (DEFAULT )?ACL ' /tmp/all >/tmp/list || test $? -eq 1
-test -s /tmp/list || exit 0
-exec pg_restore --use-list=/tmp/list --file=- %s
-""" % (DUMP, DUMP)
+exec "$@" --use-list=/tmp/list {0}
+""".format(DUMP)
 PRIVILEGES_LIMIT = 4 * 1024 * 1024
 # In whatever language the server speaks: what it refuses is an error, or a warning that nothing was granted.
 NOT_GRANTED = re.compile(r"^psql:<stdin>:\d+: \S+ +(.{0,200})", re.M)
@@ -187,6 +183,7 @@ class SideDatabase:
         self._live = database
         self._server = Superuser(database, MAINTENANCE)
         self._side = Superuser(database, self.side)
+        self._about = None
 
     # -- what is there ------------------------------------------------------------------
 
@@ -222,7 +219,7 @@ class SideDatabase:
 
         Its keys ``encoding``, ``collate``, ``ctype`` and ``extensions`` are used.
         """
-        version = self._asked(SERVER)["version"]
+        version = self._about_server()["version"]
         options = [
             "%s %s" % (word, literal(like[key]))
             for word, key in (("ENCODING", "encoding"), ("LC_COLLATE", "collate"), ("LC_CTYPE", "ctype"))
@@ -244,42 +241,34 @@ class SideDatabase:
     def load(self, path, kind, jobs=2, tables=None):
         """Load a dump of a kind (``custom``, ``sql``, ``sql.gz``) into the side database.
 
+        Returns the SQL that a custom dump has of privileges, which are not granted; "" for other
+        kinds, and from a remote engine.
+
         ``tables`` (``schema.table``), for ``custom`` only, loads these tables' rows: the other
         tables stay empty, and there are no indexes, constraints, triggers or positions of
         sequences. Out of such a database rows are copied (``side_rows``); it never becomes the live one.
         """
-        server = self._asked(SERVER)
+        server = self._about_server()
         require_loadable(path, kind, server["version"])
         if kind != "custom":
             if tables:
                 raise DatabaseError("Single tables can't be taken out of %s." % path, "Take them from a .backup file.")
             self._load_sql(path, kind, server)
-        elif tables:
+            return ""
+        if tables:
             self._load_custom(path, server, jobs, ["--section=pre-data"])
             require_tables(tables, self.describe()["tables"], "The dump %s" % path)
             chosen = [_chosen(table) for table in tables]
-            self._load_custom(path, server, jobs, ["--section=data"] + sum(chosen, []))
-        else:
-            self._load_custom(path, server, jobs, [])
+            return self._load_custom(path, server, jobs, ["--section=data"] + sum(chosen, []))
+        return self._load_custom(path, server, jobs, [])
 
-    def privileges_of(self, path):
-        """Return the SQL of a custom dump that is about privileges, empty if there is none."""
-        if not self._live.engine.is_local():
-            return ""
-        said, size = [], 0
-        with self._side.explained("read privileges for"):
-            with self._helper([], dict(LC_ALL="C"), None, **self._reading(path, PRIVILEGES)) as command:
-                for chunk in command.chunks():
-                    said.append(chunk)
-                    size += len(chunk)
-                    if size > PRIVILEGES_LIMIT:
-                        raise DatabaseError("%s holds more privileges than it can." % path, "Restore from another dump.")
-                command.finish()
-        return b"".join(said).decode("utf-8", "replace")
+    def analyze(self):
+        """Have PostgreSQL gather the statistics that its plans are made by; a dump has none."""
+        self._side.tell("analyze", "ANALYZE;")
 
     def grant(self, path, statements):
         """Run statements of a dump as its loader; return what the server said of those that it refused."""
-        server = self._asked(SERVER)
+        server = self._about_server()
         network, host = self._way_in()
         with self._loading(path, server, host, connections=1) as env:
             # What psql says of an error is all that it says.
@@ -294,7 +283,6 @@ class SideDatabase:
         new = identifier(owner)
         self._side.tell(
             "hand over",
-            "ANALYZE;",
             "BEGIN;",
             "REASSIGN OWNED BY %s TO %s;" % (LOADER, new),
             "DROP OWNED BY %s;" % LOADER,
@@ -323,21 +311,26 @@ class SideDatabase:
                 with self._helper(argv, env, network, user=NOBODY, stdin=True) as command:
                     with opened(path, "custom") as source:
                         _feed(command, raw_blocks(source))
-            return
+            return ""
         with self._loading(path, server, host, connections=jobs + 1) as env:
             argv.append("--jobs=%d" % jobs)
-            with self._helper(argv, env, network, **self._reading(path, WITHOUT_EXTENSION_COMMENTS)) as command:
+            with self._helper(
+                argv,
+                env,
+                network,
+                # Whose the file is, for it is nobody else's to read.
+                user="%d:%d" % (os.stat(path).st_uid, os.stat(path).st_gid),
+                binds={os.path.realpath(path): {"bind": DUMP, "mode": "ro"}},
+                entrypoint=["sh", "-c", READ_CUSTOM, "sh"],
+            ) as command:
+                said, size = [], 0
+                for chunk in command.chunks():
+                    said.append(chunk)
+                    size += len(chunk)
+                    if size > PRIVILEGES_LIMIT:
+                        raise DatabaseError("%s holds more privileges than it can." % path, "Restore from another dump.")
                 command.finish()
-
-    @staticmethod
-    def _reading(path, script):
-        """Return the options of a helper container whose script reads a dump."""
-        return dict(
-            # Whose the file is, for it is nobody else's to read.
-            user="%d:%d" % (os.stat(path).st_uid, os.stat(path).st_gid),
-            binds={os.path.realpath(path): {"bind": DUMP, "mode": "ro"}},
-            entrypoint=["sh", "-c", script, "sh"],
-        )
+        return b"".join(said).decode("utf-8", "replace")
 
     @contextlib.contextmanager
     def _loading(self, path, server, host, connections):
@@ -493,6 +486,12 @@ class SideDatabase:
 
     def _databases(self):
         return self._asked(DATABASES)
+
+    def _about_server(self):
+        """Return the server's ``version`` and ``port``, which it is asked for once."""
+        if self._about is None:
+            self._about = self._asked(SERVER)
+        return self._about
 
     def _asked(self, question):
         return json.loads(self._server.query(question)[0])

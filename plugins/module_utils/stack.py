@@ -9,12 +9,15 @@ Compose's labels are asked first, then the container names of Echo's own Compose
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import awaits_mount
-from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError, StackError
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, EchoError, StackError
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import Database
+from ansible_collections.echo_music.ops.plugins.module_utils.survey import survey
 
 STACK_ARGUMENTS = dict(
     project=dict(type="str"),
@@ -102,13 +105,11 @@ def measure(engine, volume):
     """Return ``(bytes, files)`` of one of the stack's volumes; ``(None, None)`` where its files can't be read."""
     if not engine.is_local() or not os.path.isdir(volume["source"]) or awaits_mount(volume["source"]):
         return None, None
-    size = files = 0
-    for entry in _walk(volume["source"]):
-        status = entry.stat(follow_symlinks=False)
-        if stat.S_ISREG(status.st_mode):
-            size += status.st_size
-            files += 1
-    return size, files
+    try:
+        found = survey(volume["source"])
+    except ArchiveError:
+        return None, None
+    return found["bytes"], found["files"]
 
 
 def contents(volume, depth):
@@ -117,17 +118,16 @@ def contents(volume, depth):
     Returns ``[{"path", "type", "bytes", "mode", "uid", "gid", "mtime"}]``, paths relative to
     the volume, ``mode`` octal, ``mtime`` seconds since the epoch.
     """
-    if not os.path.isdir(volume["source"]) or awaits_mount(volume["source"]):
+    if not os.access(volume["source"], os.R_OK | os.X_OK) or awaits_mount(volume["source"]):
         raise StackError(
             "The files of volume %s can't be read at %s." % (volume["name"] or volume["role"], volume["source"]),
             "Run the module on the engine's own host, as root. A volume with driver_opts is mounted while a container runs.",
         )
     listed = []
-    for entry in _walk(volume["source"], depth):
-        status = entry.stat(follow_symlinks=False)
+    for path, status in _walk(volume["source"], depth):
         listed.append(
             dict(
-                path=os.path.relpath(entry.path, volume["source"]).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+                path=os.path.relpath(path, volume["source"]).encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
                 type=_type(status.st_mode),
                 bytes=status.st_size,
                 mode="%04o" % stat.S_IMODE(status.st_mode),
@@ -156,18 +156,24 @@ def describe(engine, stack, sizes=True, database=True, tables=True):
     A database that can't be asked doesn't fail the description: ``error`` says why.
     """
     volumes = []
-    for volume in stack["volumes"]:
-        size, files = measure(engine, volume) if sizes else (None, None)
-        volumes.append(dict(volume, bytes=size, files=files))
-    described = dict(stack, volumes=volumes)
-    if database:
-        container = engine.container(stack["containers"]["database"]["name"])
-        source = Database(engine, container["name"])
-        try:
-            described["database"] = source.describe(tables=tables)
-        except EchoError as error:
-            described["database"] = dict(container=container["name"], error=str(error))
+    # While the server counts rows, files are counted here.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        asked = beside.submit(_describe_database, engine, stack, tables) if database else None
+        for volume in stack["volumes"]:
+            size, files = measure(engine, volume) if sizes else (None, None)
+            volumes.append(dict(volume, bytes=size, files=files))
+        described = dict(stack, volumes=volumes)
+        if asked:
+            described["database"] = asked.result()
     return described
+
+
+def _describe_database(engine, stack, tables):
+    container = engine.container(stack["containers"]["database"]["name"])
+    try:
+        return Database(engine, container["name"]).describe(tables=tables)
+    except EchoError as error:
+        return dict(container=container["name"], error=str(error))
 
 
 def _by_name(containers, name):
@@ -276,12 +282,17 @@ def _deployment(container):
     )
 
 
-def _walk(folder, depth=None):
-    with os.scandir(folder) as entries:
+def _walk(folder, depth):
+    """Yield ``(path, status)`` down to a depth; what vanishes meanwhile, or can't be read, is left out."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(folder) as entries:
         for entry in entries:
-            yield entry
-            if entry.is_dir(follow_symlinks=False) and (depth is None or depth > 1):
-                yield from _walk(entry.path, depth and depth - 1)
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            yield entry.path, status
+            if stat.S_ISDIR(status.st_mode) and depth > 1:
+                yield from _walk(entry.path, depth - 1)
 
 
 def _type(mode):

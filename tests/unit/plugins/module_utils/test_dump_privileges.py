@@ -115,16 +115,11 @@ def test_whatever_stands_there_a_statement_is_one_line(text):
 
 
 class Side:
-    """A side database with privileges in its dump."""
+    """A side database."""
 
-    def __init__(self, text, refused=()):
-        self.text = text
+    def __init__(self, refused=()):
         self.refused = list(refused)
         self.granted = None
-
-    def privileges_of(self, path):
-        assert path == "/sets/1/postgres_dump.backup"
-        return self.text
 
     def query(self, *statements):
         return [json.dumps(ROLES)]
@@ -135,13 +130,14 @@ class Side:
 
 
 def test_a_dump_without_privileges():
-    side = Side("")
-    assert grant(side, "/sets/1/postgres_dump.backup", "music_admin") == ([], [])
+    side = Side()
+    assert grant(side, "/sets/1/postgres_dump.backup", "", "music_admin") == ([], [])
     assert side.granted is None
 
 
 def test_a_refused_privilege_is_told():
-    side = Side("GRANT SELECT ON TABLE t TO readers;\n" + DEFAULTS % ("echo", "GRANT SELECT ON TABLES TO readers"), ['no "t"'])
-    defaults, remarks = grant(side, "/sets/1/postgres_dump.backup", "music_admin", "echo")
+    side = Side(['no "t"'])
+    text = "GRANT SELECT ON TABLE t TO readers;\n" + DEFAULTS % ("echo", "GRANT SELECT ON TABLES TO readers")
+    defaults, remarks = grant(side, "/sets/1/postgres_dump.backup", text, "music_admin", "echo")
     assert (side.granted, len(defaults)) == (["GRANT SELECT ON TABLE t TO readers;"], 1)
     assert remarks == ["privileges that PostgreSQL didn't grant again: 1, the first for no \"t\""]

@@ -273,21 +273,21 @@ def test_single_tables_come_out_of_custom_dumps_only(dump):
         server.side.load(dump(), "sql", tables=["public.users"])
 
 
-def test_privileges_are_read_where_there_is_no_network(dump):
-    server = Server("music_server", SIDE, helper=lambda call: FakeCommand(b"GRANT SELECT ON TA", b"BLE t TO x;\n"))
+def test_privileges_are_told_where_the_dump_can_be_read_twice(dump):
+    def helper(unused):
+        return FakeCommand(b"GRANT SELECT ON TA", b"BLE t TO x;\n")
+
     path = dump()
-    assert server.side.privileges_of(path) == "GRANT SELECT ON TABLE t TO x;\n"
-    (call,) = server.engine.calls[-1:]
-    assert (call.network_mode, call.stdin, list(call.binds.values())) == (None, False, [dict(bind="/dump", mode="ro")])
-    assert not [key for key in call.env if key.startswith("PG")]
-    assert Server(SIDE, local=False).side.privileges_of(path) == ""
+    assert Server("music_server", SIDE, helper=helper).side.load(path, "custom") == "GRANT SELECT ON TABLE t TO x;\n"
+    assert Server("music_server", SIDE, helper=helper, local=False).side.load(path, "custom") == ""
+    assert Server("music_server", SIDE, helper=helper).side.load(dump(), "sql") == ""
 
 
 def test_privileges_without_end(dump):
     block = b"GRANT SELECT ON TABLE t TO x;\n" * 65536
-    server = Server(SIDE, helper=lambda call: FakeCommand(*[block] * 100))
+    server = Server("music_server", SIDE, helper=lambda call: FakeCommand(*[block] * 100))
     with pytest.raises(DatabaseError, match="more privileges"):
-        server.side.privileges_of(dump())
+        server.side.load(dump(), "custom")
 
 
 def test_privileges_are_granted_by_the_loader(dump):

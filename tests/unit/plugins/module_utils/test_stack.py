@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -202,6 +203,31 @@ def test_contents_go_as_deep_as_asked(tmp_path):
     assert [(e["path"], e["type"]) for e in stack.contents(volume, 1)] == [("covers", "directory"), ("pipe", "fifo")]
     assert "covers/deep/a.jpg" in [e["path"] for e in stack.contents(volume, 3)]
     assert "covers/deep/a.jpg" not in [e["path"] for e in stack.contents(volume, 2)]
+
+
+def test_what_vanishes_while_it_is_looked_at_is_left_out(tmp_path, monkeypatch):
+    gone = tmp_path / "covers" / "a.jpg"
+    gone.parent.mkdir()
+    gone.write_bytes(b"x")
+    (tmp_path / "b.jpg").write_bytes(b"x")
+    volume = {"role": "uploads", "name": "u", "source": str(tmp_path)}
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def vanishing(folder):
+        with scandir(folder) as entries:
+            seen = list(entries)
+        if gone.exists():
+            gone.unlink()
+            gone.parent.rmdir()
+        yield seen
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert [entry["path"] for entry in stack.contents(volume, 3)] == ["b.jpg"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_measured(tmp_path):
+    assert stack.measure(Host(), {"source": str(tmp_path / "nothing")}) == (None, None)
 
 
 def test_a_wrong_query_fails_before_any_work():
