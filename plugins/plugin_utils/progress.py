@@ -56,7 +56,7 @@ class ActionModule(NormalAction):
         host = (task_vars or {}).get("inventory_hostname", "")
         name = "%s-%s" % (RUN, hashlib.sha256(host.encode("utf-8")).hexdigest()[:12])
         with self._asking(name), contextlib.ExitStack() as stack:
-            # One in the background is left at once; the tasks beside it show its progress.
+            # One in the background is left at once; the tasks beside it, and echo_job after them, show its progress.
             if not self._task.async_val:
                 alone = len((task_vars or {}).get("ansible_play_batch") or []) == 1
                 screen = Screen() if alone else Log(host)

@@ -59,7 +59,15 @@ PLAY = """
         path: {source}
         dest: {dest}/{{{{ inventory_hostname }}}}
         component: uploads
+"""
+IN_THE_BACKGROUND = """
+      async: 240
+      poll: 0
+      register: job
 
+    - name: Wait
+      echo_music.ops.echo_job:
+        results_file: "{{ job.results_file }}"
 """
 
 
@@ -210,6 +218,16 @@ class TestTerminal:
             assert re.search(r"(?m)^  %s: uploads\.tar\.gz   \d+ %%" % host, written)
         assert "\x1b[K" not in written and "\x1b[A" not in written
         assert len(set(lab.asked())) == 2
+
+    def test_what_goes_on_in_the_background_is_shown_by_who_waits_for_it(self, lab):
+        with (lab.folder / "play.yml").open("a") as play:
+            play.write(IN_THE_BACKGROUND)
+        written, code = lab.in_terminal(lab.command(), ANSIBLE_ASYNC_DIR=str(lab.folder / "jobs"))
+        archive, wait = written.split("TASK [Wait]")
+        assert code == 0 and percents(archive) == []
+        found = percents(wait)
+        assert len(found) >= 2 and found == sorted(found) and found[0] < found[-1] < 100
+        assert "RETRYING" not in written
 
     def test_nothing_of_it_is_logged(self, lab):
         written, code = lab.in_terminal(lab.command(), ANSIBLE_LOG_PATH=str(lab.folder / "log"))
