@@ -30,6 +30,7 @@ FORMAT = "echo-backup/1"
 MANIFEST_LIMIT = 64 * 1024 * 1024
 LAYOUTS = ("classic", "unified")
 RESERVED = (MANIFEST, CHECKSUMS, INFO) + SIDECARS
+READ_OUT = {"gz": "gzip -dc", "zst": "zstd -dc", "tar": "cat"}
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)\Z")
@@ -143,6 +144,8 @@ def info_text(manifest, parts, user=None):
 def _commands(manifest, parts, user):
     """The commands of Echo's backup guide, with this stack's names."""
     app = manifest["images"].get("app", {}).get("name")
+    # An image that is there, for a host without a network.
+    tool = manifest["images"].get("database", {}).get("image", "alpine")
     files = dict((part["file"], part) for part in parts)
     commands = ["docker stop %s" % shlex.quote(app)] if app else []
     dump = files.get("postgres_dump.backup")
@@ -156,14 +159,15 @@ def _commands(manifest, parts, user):
         )
     for name, part in files.items():
         if part["kind"] == "volume":
-            unpack = {"gz": "tar xzf", "zst": "tar --zstd -xf", "tar": "tar xf"}[name.rpartition(".")[2]]
+            suffix = name.rpartition(".")[2]
             if part["volume"]:
+                # Its tar need not know zstd.
                 commands.append(
-                    'docker run --rm -v %s:/target -v "$PWD":/backup:ro alpine %s /backup/%s -C /target'
-                    % (shlex.quote(part["volume"]), unpack, name)
+                    "%s %s | docker run --rm -i --entrypoint tar -v %s:/target %s xf - -C /target"
+                    % (READ_OUT[suffix], name, shlex.quote(part["volume"]), shlex.quote(tool))
                 )
             else:
-                commands.append("%s %s -C %s" % (unpack, name, shlex.quote(part["source"])))
+                commands.append("%s %s | tar xf - -C %s" % (READ_OUT[suffix], name, shlex.quote(part["source"])))
     return commands + (["docker start %s" % shlex.quote(app)] if app else [])
 
 

@@ -102,7 +102,7 @@ options:
     default: 15
   owner:
     description:
-      - The process that controls the upgrade, as C(boot id/PID namespace, pid, start time). One that is known to be dead
+      - The process that controls the upgrade, as C(<machine> <pid> <start time>). One that is known to be dead
         loses the upgrade at once.
     type: str
     default: ""

@@ -115,7 +115,7 @@ attributes:
 requirements:
   - GNU tar 1.28 or later, for everything but the Engine API's way
   - isal (optional, Debian package python3-isal), for speed
-  - zstandard (for O(codec=zstd), Debian package python3-zstandard) >= 0.19
+  - zstandard (for O(codec=zstd), Debian package python3-zstandard) >= 0.20
 notes:
   - A volume is read at its mount point where the module runs as root on the engine's own host, and a folder where it
     may be read and the engine is a local one. Otherwise the data comes through the Engine API out of a container that

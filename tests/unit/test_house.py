@@ -68,6 +68,20 @@ def test_role_variables_carry_its_name(role):
     assert [name for name in options if not name.startswith(role.name + "_")] == []
 
 
+def test_role_takes_variables_of_the_command_line(role):
+    """``-e name=false`` is a text: Ansible checks that it could be a boolean, and leaves it one that is true."""
+    options = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    files = [path for folder in ("tasks", "vars", "templates") for path in (role / folder).glob("*")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    for name, option in options.items():
+        if option["type"] in ("bool", "int", "float"):
+            good = {":", " | default", " | " + option["type"]}
+            # A number that is handed over whole is for the module to convert.
+            whole = ("{{ ", " }}") if option["type"] != "bool" else None
+            uses = re.findall(r"(\{\{ )?(?<!\w)%s(?!\w)( \}\}| \| \w+|:)?" % name, text)
+            assert [use for use in uses if use != whole and use[1] not in good] == [], name
+
+
 def test_role_readme_names_every_variable(role):
     readme = (role / "README.md").read_text(encoding="utf-8")
     options = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
