@@ -28,7 +28,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.codec import (
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import awaits_mount
 from ansible_collections.echo_music.ops.plugins.module_utils.engine_tar import rename_members
-from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, EchoError
 from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase
 from ansible_collections.echo_music.ops.plugins.module_utils.reuse import fingerprint, is_settled, link, unchanged
 from ansible_collections.echo_music.ops.plugins.module_utils.survey import relative, shown, survey
@@ -61,8 +61,8 @@ CHANGED = re.compile(
     rb"^[^:]+: (?P<name>.*): (file changed as we read it|File removed before we read it"
     rb"|File shrank by \d+ bytes?; padding with zeros)$"
 )
-# A socket that was born after the survey.
-IGNORED = re.compile(rb": socket ignored$")
+# A socket that was born after the survey; a file system that has no extended attributes (FUSE, CIFS).
+IGNORED = re.compile(rb": (socket ignored|Warning: Cannot l?f?listxattr(at)?: (Operation not supported|Function not implemented))$")
 MESSAGES_SHOWN = 5
 # What a restore keeps of the data that it replaced is no part of the data.
 KEPT_BY_RESTORES = RESERVED + "*"
@@ -91,7 +91,7 @@ def back_up(
     options["exclude"] = list(options["exclude"]) + [KEPT_BY_RESTORES]
     result = dict(changed=True, dest=dest, source=volume or source, warnings=[])
     forerunner = dict(forerunner=options.pop("forerunner", None), rehash=options.pop("rehash", False))
-    if _is_readable(engine, source, bool(known)) and _gnu_tar():
+    if _is_readable(engine, source, path, bool(known)) and _gnu_tar():
         result.update(method="mount")
         if check_mode:
             return dict(result, **_prediction(source, dest, options, **forerunner))
@@ -237,7 +237,7 @@ def _run_tar(command, source, staged, scan):
     """Let tar write into ``staged``; return the names of files that changed meanwhile."""
     said = []
     with _tar_process(command, source) as process:
-        listener = threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)
+        listener = threading.Thread(target=lambda: said.extend(_worth_hearing(process.stderr)), daemon=True)
         listener.start()
         try:
             for block in iter(lambda: process.stdout.read(BLOCK), b""):
@@ -267,6 +267,11 @@ def _tar_process(command, source):
     return process
 
 
+def _worth_hearing(lines):
+    """Yield what tar says without what it would say of every file."""
+    return (line for line in lines if not IGNORED.search(line))
+
+
 def _judge(exit_code, said, source):
     changed = set()
     complaints = []
@@ -275,7 +280,7 @@ def _judge(exit_code, said, source):
         about_change = CHANGED.match(line)
         if about_change:
             changed.add(_unescaped(about_change.group("name")))
-        elif not IGNORED.search(line):
+        else:
             complaints.append(line.decode("ascii", "backslashreplace"))
     if exit_code not in (0, 1) or complaints:
         raise ArchiveError(
@@ -306,11 +311,24 @@ def _mountpoint(engine, volume):
     return volumes[volume]
 
 
-def _is_readable(engine, source, known):
-    """Tell whether a folder of the engine's host can be read here; one that is ``known`` isn't asked for."""
+def _is_readable(engine, source, path, known):
+    """Tell whether a folder of the engine's host can be read here; one that is ``known`` isn't asked for.
+
+    Containers write as other users. So without root only a ``path`` is read that none of them mounts.
+    """
     if not (known or engine.is_local()) or awaits_mount(source):
         return False
+    if os.geteuid() and not (path and _is_no_mount(engine, source)):
+        return False
     return engine.host.startswith("unix://") and os.path.isdir(source) and os.access(source, os.R_OK | os.X_OK)
+
+
+def _is_no_mount(engine, source):
+    try:
+        _mounted_by(engine, None, source)
+    except EchoError:
+        return True
+    return False
 
 
 def _mounted_by(engine, volume, source):

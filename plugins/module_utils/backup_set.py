@@ -185,6 +185,7 @@ def _opened(root, set_id, planned, deployment, removed, resumed, warnings, predi
         removed_leftovers=removed,
         resumed=resumed,
         under_way=under_way,
+        left_out=planned["left_out"],
         warnings=warnings + planned["warnings"],
         diff=_diff(summary(before) if before else None, after),
     )
@@ -262,8 +263,8 @@ def publish_set(engine, root, set_id, artifacts, database=None, check=False):
         with explained("publish", done):
             os.rename(staging(root, set_id), done)
             sync_folder(root)
-        _settle(root, set_id)
-    return _published(root, manifest, changed=True, resumed=resumed)
+        warning = _settle(root, set_id)
+    return _published(root, manifest, changed=True, resumed=resumed, warnings=[warning] if warning else [])
 
 
 def _predict_published(root, set_id, artifacts, database):
@@ -395,14 +396,15 @@ def _manifest(record, found, database):
 
 
 def _settle(root, set_id):
-    """End a published set's way: ``latest`` points on, the lock is free."""
-    point_latest(root)
+    """End a published set's way: ``latest`` points on, the lock is free. Returns why ``latest`` doesn't, or None."""
+    warning = point_latest(root)
     record = read_lock(root)
     if record and record["id"] == set_id:
         release(root)
+    return warning
 
 
-def _published(root, manifest, changed, resumed=None):
+def _published(root, manifest, changed, resumed=None, warnings=()):
     artifacts = manifest["artifacts"]
     started, finished = (
         calendar.timegm(time.strptime(manifest["times"][key][:19], "%Y-%m-%dT%H:%M:%S"))
@@ -421,7 +423,7 @@ def _published(root, manifest, changed, resumed=None):
             artifacts=artifacts,
         ),
         resumed=resumed,
-        warnings=[],
+        warnings=list(warnings),
         diff=_diff(None if changed else manifest, manifest),
     )
 

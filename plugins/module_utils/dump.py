@@ -302,8 +302,10 @@ class Task:
         """Dump through the Engine's streams."""
         with self._files.timed(DUMP_FILE), self._followed(DUMP_FILE):
             self._stream(self._command(codec), DUMP_FILE)
+        # A length in place of an end: TLS can't end one direction alone.
+        read = ["sh", "-c", 'head -c "$1" | pg_restore --file=-', "sh", str(self._files.size(DUMP_FILE))]
         with self._files.timed(PLAIN_FILE), self._followed(PLAIN_FILE):
-            self._stream(["pg_restore", "--file=-"], PLAIN_FILE if self._plain else None, DUMP_FILE)
+            self._stream(read, PLAIN_FILE if self._plain else None, DUMP_FILE)
 
     def _followed(self, name):
         """Have a file's progress told to those who asked; how large a dump will be, nobody knows."""

@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import struct
 import traceback
 
@@ -513,7 +514,9 @@ class Command:
             raise self._error("stopped reading its input: %s" % error)
 
     def close_stdin(self):
-        """Tell the command that its input has ended."""
+        """Tell the command that its input has ended; over TLS that would end its output as well (RFC 5246, 7.2.1)."""
+        if isinstance(self._socket, ssl.SSLSocket):
+            return
         with contextlib.suppress(OSError):
             if hasattr(self._socket, "shutdown_write"):
                 self._socket.shutdown_write()

@@ -22,7 +22,7 @@ def deployment_bytes(deployment):
 
 
 def write_deployment(deployment, folder):
-    """Archive the Compose files and the environment file.
+    """Archive the Compose files and the environment files.
 
     Returns ``(artifact, warnings)``; without a file that can be read the artifact is None.
     """
@@ -59,8 +59,8 @@ def write_deployment(deployment, folder):
 
 
 def _files(deployment):
-    names = list(deployment["files"]) + [deployment.get("env_file")]
-    return [os.path.normpath(name) for name in dict.fromkeys(names) if name]
+    names = list(deployment["files"]) + list(deployment.get("env_files") or ())
+    return [os.path.normpath(name) for name in dict.fromkeys(names)]
 
 
 def _is_readable(path):

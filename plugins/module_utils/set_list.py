@@ -60,17 +60,23 @@ def forerunners(root, project):
 
 
 def point_latest(root):
-    """Let ``latest`` name the newest complete set; one rename, so that it always names one."""
+    """Let ``latest`` name the newest complete set; one rename, so that it always names one.
+
+    Returns None, or why that can't be. It is for people, and a file system need not know links.
+    """
     complete = _complete(root)
     link, fresh = os.path.join(root, LATEST), os.path.join(root, ".latest.new")
-    with explained("point", link):
+    try:
         if not complete or (os.path.islink(link) and os.readlink(link) == complete[-1]["id"]):
-            return
+            return None
         with contextlib.suppress(FileNotFoundError):
             os.unlink(fresh)
         os.symlink(complete[-1]["id"], fresh)
         os.replace(fresh, link)
         sync_folder(root)
+    except OSError as error:
+        return "%s can't name the newest set: %s." % (link, error.strerror)
+    return None
 
 
 def _complete(root):

@@ -47,17 +47,19 @@ def plan(
     replace the cautious defaults; ``deployment_bytes`` the size of the Compose files, None
     where they can't be read; ``forerunners`` the sets whose archives may serve again, by file,
     which the numbers are without: the volume may yet change. Returns ``{"parts",
-    "bytes_needed", "bytes_free", "fits", "warnings"}``.
+    "bytes_needed", "bytes_free", "fits", "left_out", "warnings"}``; ``left_out`` says what of
+    Echo's own data no part holds.
     """
     check_stack(stack)
     volumes = dict((volume["role"], volume) for volume in stack["volumes"])
     available = ["database"] + [name for name, role in VOLUME_OF.items() if role in volumes] + ["deployment"]
-    warnings = []
+    left_out, warnings = [], []
     if components is None:
         wanted = DEFAULT_COMPONENTS[stack["layout"]]
         components = [name for name in wanted if name in available]
-        warnings.extend(
-            "The stack has no volume for %s; the set is made without it." % name
+        left_out.extend(
+            "The stack has no volume for %s: the set is made without it. If it is named or mounted in another way, "
+            "the option volumes (echo_stack_volumes) tells where it is." % name
             for name in wanted
             if name not in available
         )
@@ -76,7 +78,12 @@ def plan(
             else:
                 parts.append(_deployment(deployment_bytes))
         else:
-            part = _volume(component, volumes[VOLUME_OF[component]], codec, history)
+            volume = volumes[VOLUME_OF[component]]
+            left_out.extend(
+                "%s is mounted on its own inside of %s: the set is made without what lies there." % (name, component)
+                for name in volume.get("mounts_inside") or ()
+            )
+            part = _volume(component, volume, codec, history)
             parts.append(dict(part, forerunner=(forerunners or {}).get(part["file"])))
     if not parts:
         raise SetError("The set would have no part.", "Name one of the components %s." % ", ".join(available))
@@ -89,6 +96,7 @@ def plan(
         bytes_needed=needed,
         bytes_free=free,
         fits=needed + reserve <= free,
+        left_out=left_out,
         warnings=warnings,
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
@@ -42,6 +43,8 @@ MOUNTS = {
     "redis": {"/data": "redis"},
     "app": {"/app/config": "config", "/app/uploads": "uploads", "/app/logs": "logs", "/app/data": "data"},
 }
+# Where neither a service nor a container has a name of Echo's, its image does.
+APP_IMAGE = re.compile(r"(?:.*/)?alexzafra13/echo(?:[:@]|\Z)", re.I)
 COMPOSE = "com.docker.compose."
 
 
@@ -72,15 +75,17 @@ def find_containers(engine, project=None, database_container=None, app_container
     chosen = dict((role, _by_name(everything, name)) for role, name in named.items() if name)
     if project is None and chosen:
         project = next(iter(chosen.values()))["project"]
-    candidates = _candidates(everything)
+    groups = _groups(everything)
+    candidates = _candidates(groups)
     if project is not None:
-        if project not in candidates and "database" not in chosen:
+        # Of a project with other names than Echo's, what is known by its name belongs to what was named.
+        parts = (groups if chosen else candidates).get(project, {})
+        if "database" not in dict(parts, **chosen):
             raise StackError(
                 "No Echo project %s on the Docker Engine at %s." % (project, engine.host),
                 "Found: %s." % (_listing(candidates) or "none"),
                 candidates=sorted(filter(None, candidates)),
             )
-        parts = candidates.get(project, {})
     elif "database" in chosen:
         parts = {}
     elif len(candidates) == 1:
@@ -186,13 +191,17 @@ def _by_name(containers, name):
     )
 
 
-def _candidates(containers):
-    """Group containers to Echo stacks: ``{project: {role: container}}``, project None without Compose."""
+def _groups(containers):
+    """Return the containers that could be an Echo's: ``{project: {role: container}}``, project None without Compose."""
     groups = {}
     for container in containers:
         role = _role(container)
         if role:
             groups.setdefault(container["project"], {}).setdefault(role, container)
+    return groups
+
+
+def _candidates(groups):
     return dict(
         (project, parts)
         for project, parts in groups.items()
@@ -205,6 +214,8 @@ def _role(container):
         for role, services in SERVICES.items():
             if container["service"] in services:
                 return role
+    if APP_IMAGE.match(container["image"] or ""):
+        return "app"
     return CONTAINER_NAMES.get(container["name"])
 
 
@@ -220,7 +231,7 @@ def _layout(app):
     destinations = [mount["destination"] for mount in app["mounts"]] if app else []
     if "/app/data" in destinations:
         return "unified"
-    if "/app/uploads" in destinations or "/app/config" in destinations:
+    if any((name + "/").startswith(("/app/uploads/", "/app/config/")) for name in destinations):
         return "classic"
     return "classic" if app and app["service"] == "echo-app" else "unified"
 
@@ -246,6 +257,7 @@ def _volumes(engine, parts, overrides):
                     source=mount["source"],
                     container=container["name"],
                     destination=mount["destination"],
+                    mounts_inside=_mounts_inside(container, mount["destination"]),
                 )
     mountpoints = dict((v["name"], v["mountpoint"]) for v in engine.volumes()) if overrides else {}
     for role, place in overrides.items():
@@ -262,23 +274,35 @@ def _volumes(engine, parts, overrides):
             source=place if bind else mountpoints[place],
             container=None,
             destination=None,
+            mounts_inside=[],
         )
     return [found[role] for role in sorted(found)]
+
+
+def _mounts_inside(container, destination):
+    """Return what else the container writes to below a mount; on the host, the mount's own folder is empty there."""
+    inside = (mount["destination"] for mount in container["mounts"] if mount["rw"])
+    return sorted(name for name in inside if name.startswith(destination.rstrip("/") + "/"))
 
 
 def _deployment(container):
     labels = container["labels"]
     folder = labels.get(COMPOSE + "project.working_dir")
     files = [name for name in (labels.get(COMPOSE + "project.config_files") or "").split(",") if name]
-    files = [name if os.path.isabs(name) else os.path.join(folder or "/", name) for name in files]
-    env_file = labels.get(COMPOSE + "project.environment_file")
-    if not env_file and folder:
-        env_file = os.path.join(folder, ".env")
+    files = [os.path.join(folder or "/", name) for name in files]
+    env_files = [name for name in (labels.get(COMPOSE + "project.environment_file") or "").split(",") if name]
+    env_files = [os.path.join(folder or "/", name) for name in env_files]
+    default = os.path.join(folder, ".env") if folder else ""
+    if not env_files and os.path.exists(default):
+        env_files = [default]
+    there = [name for name in env_files if os.path.exists(name)]
     return dict(
         project=container["project"],
         working_dir=folder,
         files=files,
-        env_file=env_file if env_file and os.path.exists(env_file) else None,
+        env_files=env_files,
+        # The last one outvotes the others.
+        env_file=there[-1] if there else None,
     )
 
 

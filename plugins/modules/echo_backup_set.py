@@ -312,6 +312,14 @@ predicted:
   returned: when O(state=open)
   type: bool
   sample: false
+left_out:
+  description:
+    - What of Echo's own data the set will not hold, in words. A volume that the layout should have and the stack hasn't,
+      or a mount inside of a volume. Empty is as it should be.
+  returned: when O(state=open)
+  type: list
+  elements: str
+  sample: ["/app/data/uploads is mounted on its own inside of data: the set is made without what lies there."]
 under_way:
   description: The set that holds the lock, and when it can be taken over. V(null) if it is free.
   returned: when O(state=open), and on failure because of it

@@ -142,6 +142,7 @@ stack:
       description:
         - The stack's volumes and bind-mounted folders, with their role, mount point on the host, bytes and files.
         - C(bytes) and C(files) are V(null) where the engine's files can't be read directly.
+        - C(mounts_inside) are what else the container writes to below the destination; a backup is without that.
       type: list
       elements: dict
       returned: success
@@ -150,6 +151,7 @@ stack:
           container: echo-app
           destination: /app/uploads
           files: 512
+          mounts_inside: []
           name: echo-uploads
           role: uploads
           source: /var/lib/docker/volumes/echo-uploads/_data
@@ -174,11 +176,14 @@ stack:
         tables: {"public.users": 3}
         user: music_admin
     deployment:
-      description: Compose's folder, files and environment file, by the containers' labels.
+      description:
+        - Compose's folder, files and environment files, by the containers' labels. C(env_file) is the last of those that are
+          there, which outvotes the others.
       type: dict
       returned: success
       sample:
         env_file: /opt/echo/.env
+        env_files: [/opt/echo/.env]
         files: [/opt/echo/docker-compose.yml]
         project: echo
         working_dir: /opt/echo

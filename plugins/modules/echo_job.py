@@ -13,7 +13,7 @@ version_added: 1.0.0
 author:
   - Contributors to echo_music.ops (@echo-music)
 description:
-  - Waits on the host for a task with C(async) and C(poll=0), in one go, where M(ansible.builtin.async_status) is asked
+  - Waits on the host for a task with C(async) and C(poll=0), in one go, where Ansible's own C(async_status) is asked
     again and again and says C(FAILED - RETRYING) each time.
   - Ends as the module in the background did, with all that it returned, and removes the job's file.
   - In a terminal, it shows how far a long module of this collection is in the background.
@@ -40,7 +40,6 @@ attributes:
   platform:
     platforms: posix
 seealso:
-  - module: ansible.builtin.async_status
   - module: echo_music.ops.echo_pg_dump
 """
 

@@ -130,7 +130,9 @@ class FakeEngine:
         return "it said\nmore of %s\n" % self._containers[container]["env"].get("POSTGRES_PASSWORD")
 
     def run_in(self, container, argv, env=None, user=None, stdin=None):
-        return self._run(argv[0], Call(container, list(argv), env or {}, user, bool(stdin), {}, None, None, None))
+        # A shell runs the last program of its pipeline.
+        program = argv[2].rpartition("| ")[2].split()[0] if argv[0] == "sh" else argv[0]
+        return self._run(program, Call(container, list(argv), env or {}, user, bool(stdin), {}, None, None, None))
 
     def helper(self, image, argv, env=None, binds=None, network_mode=None, user=None, entrypoint=None, stdin=None, processes_of=None):
         call = Call(image, list(argv), env or {}, user, bool(stdin), binds or {}, network_mode, entrypoint, processes_of)

@@ -311,6 +311,13 @@ def test_a_quiet_second_pass_counts(source, dest, tmp_path, monkeypatch):
     assert (len(passes), facts["changed"], facts["members"]) == (2, [], 5)
 
 
+@pytest.mark.parametrize("why", ["socket ignored", "Warning: Cannot flistxattr: Operation not supported", "Warning: Cannot llistxattrat: Function not implemented"])
+def test_what_the_file_system_lacks_is_no_complaint(source, dest, tmp_path, monkeypatch, why):
+    monkeypatch.setattr(archive, "TAR_NAMES", (tar_that_says(tmp_path, "tar: ./covers/a.jpg: " + why, 0),))
+    facts = archive.back_up_folder(str(source), dest)
+    assert (facts["changed"], facts["members"], runs(tmp_path)) == ([], 5, 1)
+
+
 @pytest.mark.parametrize(
     "message, exit_code",
     [
@@ -718,7 +725,8 @@ def back_up(engine, dest, check_mode=False, **options):
     return archive.back_up(engine, str(dest), check_mode=check_mode, codec="gzip", exclude=[], **options)
 
 
-def test_a_local_volume_is_read_where_it_lies(source, tmp_path):
+def test_a_local_volume_is_read_where_it_lies(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(archive.os, "geteuid", lambda: 0)
     engine = Engine(local=True, mountpoint=str(source), host="unix:///var/run/docker.sock")
     (tmp_path / "set").mkdir()
     result = back_up(engine, tmp_path / "set", volume="echo-uploads", component="uploads")
@@ -731,7 +739,18 @@ def test_a_local_volume_is_read_where_it_lies(source, tmp_path):
     assert os.listdir(str(tmp_path / "set")) == ["uploads.tar.gz"]
 
 
-def test_where_a_volume_lies_is_not_asked_for_again(source, dest):
+def test_without_root_what_containers_write_comes_through_them(source, dest, monkeypatch):
+    monkeypatch.setattr(archive.os, "geteuid", lambda: 1000)
+    bind = dict(MOUNT, type="bind", name=None, source=str(source), destination="/app/uploads")
+    for mount, wanted in ((MOUNT, dict(volume="echo-uploads", mountpoint=str(source))), (bind, dict(path=str(source)))):
+        engine = Engine(engine_stream(), mounts=[mount], mountpoint=str(source), host="unix:///var/run/docker.sock")
+        assert back_up(engine, dest, **wanted)["method"] == "api"
+    assert back_up(Engine(host="unix:///var/run/docker.sock"), dest, path=str(source))["method"] == "mount"
+
+
+def test_where_a_volume_lies_is_not_asked_for_again(source, dest, monkeypatch):
+    monkeypatch.setattr(archive.os, "geteuid", lambda: 0)
+
     class Silent(Engine):
         def is_local(self):
             raise EngineError("It was asked.")

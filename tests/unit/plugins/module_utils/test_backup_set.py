@@ -103,6 +103,7 @@ def make_stack(folder, layout="classic", size=5 * MIB):
             working_dir=str(project),
             files=[str(project / "docker-compose.yml")],
             env_file=str(project / ".env"),
+            env_files=[str(project / ".env")],
         ),
     )
 
@@ -206,6 +207,7 @@ def test_a_set_is_opened_and_published(engine, root, tmp_path, layout):
     assert {oct(path.stat().st_mode & 0o7777) for path in folder.iterdir()} == {"0o600"}
     subprocess.check_call(["sha256sum", "--strict", "--quiet", "-c", "SHA256SUMS"], cwd=folder)
     assert os.readlink(os.path.join(root, "latest")) == opened["set"]["id"]
+    assert result["warnings"] == []
     assert hidden(root) == []
     assert result["set"]["bytes_out"] == sum(a["bytes_out"] for a in result["set"]["artifacts"])
     assert [(s["id"], s["complete"], s["origin"]) for s in list_sets(root)] == [
@@ -252,7 +254,7 @@ def test_a_missing_compose_file_is_told(engine, root, stack):
 
 
 def test_without_compose_files_the_part_is_left_out(engine, root, stack):
-    stack["deployment"].update(files=["/nowhere/docker-compose.yml"], env_file=None)
+    stack["deployment"].update(files=["/nowhere/docker-compose.yml"], env_file=None, env_files=[])
     opened = open_set(engine, root, stack)
     assert "deployment" not in {part["component"] for part in opened["set"]["parts"]}
     assert "without deployment" in " ".join(opened["warnings"])
@@ -262,6 +264,26 @@ def test_publishing_again_changes_nothing(engine, root, stack):
     first = back_up(engine, root, stack)
     again = publish_set(engine, root, first["set"]["id"], [])
     assert (again["changed"], again["set"]) == (False, first["set"])
+
+
+def test_a_file_system_without_links_has_sets_without_latest(engine, root, stack, monkeypatch):
+    def refuse(*unused):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    for count in (1, 2):
+        result = back_up(engine, root, stack)
+        assert result["warnings"] == ["%s/latest can't name the newest set: Operation not supported." % root]
+        assert (len(list_sets(root)), hidden(root), os.path.lexists(os.path.join(root, "latest"))) == (count, [], False)
+
+
+def test_the_manifest_names_what_changed_while_it_was_read(engine, root, stack):
+    opened = open_set(engine, root, stack)
+    artifacts, database = write_parts(opened)
+    results = [dict(changed=True, artifact=artifact, skipped=[], changed_files=["a.db"]) for artifact in artifacts]
+    published = publish_set(engine, root, opened["set"]["id"], results, database)
+    kept = {artifact["file"]: artifact.get("changed") for artifact in published["set"]["artifacts"]}
+    assert (kept["uploads.tar.gz"], kept["postgres_dump.sql"]) == (["a.db"], None)
 
 
 def test_sets_of_the_same_second(engine, root, stack, monkeypatch):

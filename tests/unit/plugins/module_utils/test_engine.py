@@ -100,6 +100,14 @@ def test_input_reaches_the_command_and_its_end_is_told(command):
         assert running.far_end.recv(100) == b""
 
 
+def test_over_tls_the_end_of_the_input_does_not_end_the_output(command, monkeypatch):
+    with command(b"") as running:
+        monkeypatch.setattr(engine_module.ssl, "SSLSocket", socket.socket)
+        running.close_stdin()
+        running.write(b"still open")
+        assert running.far_end.recv(100) == b"still open"
+
+
 def test_an_unreachable_engine_names_itself_and_the_remedy():
     with pytest.raises(EngineError, match="unix:///nowhere/docker.sock is not reachable.*docker version"):
         Engine("unix:///nowhere/docker.sock").info()

@@ -12,7 +12,7 @@ import os
 
 import pytest
 
-from ansible_collections.echo_music.ops.plugins.module_utils import stack
+from ansible_collections.echo_music.ops.plugins.module_utils import set_plan, stack
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError, StackError
 from ansible_collections.echo_music.ops.plugins.module_utils.report import compiled
 
@@ -171,6 +171,52 @@ def test_containers_that_discovery_cannot_know_are_named():
     host = Host(container("db", "pg", "music"), container("srv", "web", "music", [mount("/app/data", "d")]))
     found = stack.discover(host, database_container="db", app_container="srv")
     assert (found["layout"], found["project"]) == ("unified", "music")
+
+
+def test_one_name_brings_the_rest_of_its_project():
+    db, app = container("db", "db", "music"), container("srv", "echo-app", "music", [mount("/app/uploads", "u")])
+    wiki = container("wiki-db", "postgres", "wiki")
+    found = stack.discover(Host(db, app, wiki), database_container="db")
+    assert (found["layout"], found["containers"]["app"]["name"]) == ("classic", "srv")
+    found = stack.discover(Host(container("pg", "postgres", "music"), container("srv", "web", "music", [mount("/app/data", "d")])), app_container="srv")
+    assert (found["layout"], found["containers"]["database"]["name"]) == ("unified", "pg")
+    with pytest.raises(StackError, match="No Echo project wiki"):
+        stack.discover(Host(db, app, wiki), project="wiki")
+
+
+def test_the_app_is_known_by_its_image():
+    app = dict(container("music-app-1", "app", "music", [mount("/app/data", "d")]), image="ghcr.io/alexzafra13/echo:1.2")
+    found = stack.discover(Host(container("music-postgres-1", "postgres", "music"), app))
+    assert found["containers"]["app"]["name"] == "music-app-1"
+
+
+def test_what_is_mounted_inside_of_a_volume_is_told():
+    data, inside = mount("/app/data", "d"), mount("/app/data/uploads", source="/mnt/big")
+    music = mount("/app/data/music", source="/music", rw=False)
+    found = stack.discover(Host(container("pg", "postgres", "music"), container("echo", "echo", "music", [data, inside, music])))
+    assert [volume["mounts_inside"] for volume in found["volumes"]] == [["/app/data/uploads"]]
+    assert set_plan.plan(found)["left_out"] == [
+        "/app/data/uploads is mounted on its own inside of data: the set is made without what lies there."
+    ]
+
+
+def test_a_stack_whose_volumes_are_elsewhere_is_told():
+    app = container("srv", "echo-app", "music", [mount("/app/uploads/covers", "covers"), mount("/app/config", "c")])
+    found = stack.discover(Host(container("pg", "postgres", "music"), app))
+    assert found["layout"] == "classic"
+    (told,) = set_plan.plan(found)["left_out"]
+    assert "no volume for uploads" in told and "echo_stack_volumes" in told
+
+
+def test_each_environment_file_belongs_to_the_deployment(tmp_path):
+    (tmp_path / "prod.env").write_text("A=1\n")
+    labels = {
+        "com.docker.compose.project.working_dir": str(tmp_path),
+        "com.docker.compose.project.environment_file": "/nowhere/common.env,%s" % (tmp_path / "prod.env"),
+    }
+    found = stack.discover(Host(container("echo-postgres", "postgres", "echo", **labels)))["deployment"]
+    assert found["env_files"] == ["/nowhere/common.env", str(tmp_path / "prod.env")]
+    assert found["env_file"] == str(tmp_path / "prod.env")
 
 
 def test_one_off_containers_of_compose_do_not_count():
