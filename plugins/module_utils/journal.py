@@ -45,6 +45,7 @@ class Journal:
     ``operation`` is the one under way, or None: ``{"id", "kind", "facts", "steps": [{"step",
     "time", "data"}]}``. ``kept`` is an ended one whose old data is still there, or None.
     ``owed`` are ended ones, with those parts alone whose old data could not be removed yet.
+    ``unstarted`` tells that a restore was to start the whole stack, and none has yet.
     """
 
     def __init__(self, name, folder=FOLDER):
@@ -54,6 +55,7 @@ class Journal:
         self.operation = None
         self.kept = None
         self.owed = []
+        self.unstarted = False
         self._lock = None
 
     def __enter__(self):
@@ -94,14 +96,14 @@ class Journal:
                 return recorded["data"]
         return None
 
-    def end(self, kept=None, owed=()):
+    def end(self, kept=None, owed=(), unstarted=False):
         """End the operation; ``kept`` is the ended one whose old data is there from now on, ``owed`` is owed as well."""
-        self.operation, self.kept, self.owed = None, kept, self.owed + list(owed)
+        self.operation, self.kept, self.owed, self.unstarted = None, kept, self.owed + list(owed), unstarted
         self._write()
 
-    def forget(self):
-        """Drop what is told of an ended operation."""
-        self.kept = None
+    def forget(self, owed):
+        """Drop what is told of an ended operation but what is owed of it."""
+        self.kept, self.owed = None, self.owed + owed
         self._write()
 
     def pay(self, owed):
@@ -135,25 +137,28 @@ class Journal:
 
     def _load(self, content):
         self.operation, self.kept, self.owed = content["operation"], content["kept"], content["owed"]
+        self.unstarted = content["unstarted"]
 
     def _write(self):
-        content = dict(format=FORMAT, operation=self.operation, kept=self.kept, owed=self.owed)
+        content = dict(format=FORMAT, operation=self.operation, kept=self.kept, owed=self.owed, unstarted=self.unstarted)
         replace_file(self.path, (json.dumps(content, sort_keys=True) + "\n").encode("utf-8"))
 
 
 def read(path):
-    """Return ``{"operation", "kept", "owed"}``; without a file there is none of them, and a foreign one is refused.
+    """Return ``{"operation", "kept", "owed", "unstarted"}``; without a file there is none of them, and a foreign one is refused.
 
     A write that broke off left its text beside the journal, never in it, so what can't be
     understood was not written by us.
     """
     if not os.path.lexists(path):
-        return dict(operation=None, kept=None, owed=[])
+        return dict(operation=None, kept=None, owed=[], unstarted=False)
     try:
         content = json.loads(read_small(path, LIMIT).decode("utf-8"))
         _need(isinstance(content, dict) and content.get("format") == FORMAT, "it is not of the format %s." % FORMAT)
         content.setdefault("owed", [])
-        _need(set(content) == {"format", "operation", "kept", "owed"}, "its keys are others.")
+        content.setdefault("unstarted", False)
+        _need(set(content) == {"format", "operation", "kept", "owed", "unstarted"}, "its keys are others.")
+        _need(isinstance(content["unstarted"], bool), "unstarted is wrong.")
         _need(isinstance(content["owed"], list) and None not in content["owed"], "owed is wrong.")
         for key, operation in [(key, content[key]) for key in ("operation", "kept")] + [("owed", item) for item in content["owed"]]:
             _check_operation(operation, key)
@@ -162,7 +167,7 @@ def read(path):
             "The journal %s can't be understood: %s" % (path, error),
             "It tells how to end what was under way. Look at it, and move it away only if you know that nothing was.",
         )
-    return dict((key, content[key]) for key in ("operation", "kept", "owed"))
+    return dict((key, content[key]) for key in ("operation", "kept", "owed", "unstarted"))
 
 
 def _check_operation(operation, key):

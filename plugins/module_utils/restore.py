@@ -44,12 +44,13 @@ from ansible_collections.echo_music.ops.plugins.module_utils.server_roles import
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import free_bytes, human, nearest, timestamp
 from ansible_collections.echo_music.ops.plugins.module_utils.set_lock import holder, read_lock
 from ansible_collections.echo_music.ops.plugins.module_utils.set_use import reading
-from ansible_collections.echo_music.ops.plugins.module_utils.side_rows import choose, only
+from ansible_collections.echo_music.ops.plugins.module_utils.side_rows import choose, full_name, only
 
 KEEP_PREVIOUS = 24 * 60 * 60
 HEALTH_TIMEOUT = 360
 HEALTH_POLL = 0.2
 RUNNING = ("running", "restarting")
+ALWAYS = "always"
 PROBLEMS = {
     MISSING: "The live database is gone, and is made anew. %s",
     DAMAGED: "The live database is damaged. %s",
@@ -109,7 +110,8 @@ def _to_state(restore, state, source, root, components, tables, keep_previous, s
         with reading(found["path"]), restore.server(found) as broken:
             restore.stage(plan(restore.engine, restore.stack, found, tables, broken), keep_previous, start)
     else:
-        _require_source(operation, source, root, components)
+        _require_source(operation, source, root, components, tables)
+        operation["facts"]["keep_previous"] = keep_previous
     return restore.advance(state, changed=operation is None)
 
 
@@ -129,7 +131,7 @@ def _predict(engine, stack, journal, state, source, root, components, tables, ke
         found = resolve(source, root, components)
         planned = plan(engine, stack, found, tables, restore.look_at_server(found))
         return dict(_result(True, state, dict(id=None, facts=planned)), **told)
-    _require_source(operation, source, root, components)
+    _require_source(operation, source, root, components, tables)
     reached = max(state, resting(operation), key=STATES.index)
     return dict(_result(goes or reached != resting(operation), reached, operation), **told)
 
@@ -146,11 +148,20 @@ def _foresee_reconcile(journal):
     return told
 
 
-def _require_source(operation, source, root, components):
-    """Raise ``JournalError`` unless a source, if one is named, is that of the restore that rests."""
-    if source is not None and resolve(source, root, components)["path"] != operation["facts"]["source"]["path"]:
+def _require_source(operation, source, root, components, tables):
+    """Raise ``JournalError`` unless what is named, if anything is, is what the restore that rests is about."""
+    parts = operation["facts"]["parts"]
+    chosen = sorted(sum((part.get("chosen") or [] for part in parts), []))
+    others = source is not None and resolve(source, root, components)["path"] != operation["facts"]["source"]["path"]
+    others = others or (components and set(components) != set(part["component"] for part in parts))
+    if others or (tables and sorted(set(map(full_name, tables))) != chosen):
         raise JournalError(
-            "A restore of %s rests here, %s." % (operation["facts"]["source"]["id"], resting(operation)),
+            "A restore of %s rests here, %s; it is about %s."
+            % (
+                operation["facts"]["source"]["id"],
+                resting(operation),
+                ", ".join(chosen or [part["component"] for part in parts]),
+            ),
             "End it first: state=committed without a source, or state=rolled_back.",
         )
 
@@ -359,7 +370,7 @@ class Restore:
             warnings=planned["warnings"],
             running=earlier.get("running", self._running()),
             started=earlier.get("started", []),
-            start=start or self._never_ran(),
+            start=start or self.journal.unstarted or self._never_ran(),
             keep_previous=keep_previous,
         )
         with self._undone_on_failure("staging"):
@@ -422,17 +433,15 @@ class Restore:
         seconds = kept["facts"]["keep_previous"]
         if time.time() < kept["facts"]["at"] + (min(seconds, keep_previous) if state == "reconciled" else seconds):
             return False
-        # A server that sleeps can't be told to drop anything; a later run may find it running.
+        # A server that sleeps, or ends again and again, can't be told to drop anything; a later run may find it running.
         has_database = any(part["component"] == "database" for part in kept["facts"]["parts"])
-        return not has_database or self._server() in self._running()
+        return not has_database or self._server_runs()
 
     def expire(self, state, keep_previous):
         """Remove the kept old data once its time is over; tell whether it was."""
         if not self.is_over(state, keep_previous):
             return False
-        for part in self._parts(self.journal.kept):
-            part.forget()
-        self.journal.forget()
+        self.journal.forget(self._forget(self.journal.kept))
         return True
 
     def can_pay(self):
@@ -467,14 +476,17 @@ class Restore:
     def _activate(self):
         wanted, app, parts = self._wanted(), self._app(), self._parts()
         tables = self.journal.last("staged")["tables"]
-        self.journal.record("stop")
+        policies = self._policies()
+        self.journal.record("stop", policies=policies)
         started = time.monotonic()
         users = self._users()
+        self._set_policies(dict.fromkeys(policies, "no"))
         self._stop(users)
         for part in parts:
             self.journal.record("swap", component=part.component)
             part.swap()
         self.journal.record("start")
+        self._set_policies(policies)
         started_too = self.journal.operation["facts"].get("started", [])
         self._start([name for name in self._in_order(wanted + started_too) if name != app])
         if self._server() in users:
@@ -497,6 +509,9 @@ class Restore:
         """Bring the old data back, of a restore that rests or of the last one that was committed."""
         operation = _require_operation(self.journal.operation or self.journal.kept)
         facts = dict(operation["facts"], running=self._running())
+        if self.journal.operation and self._app() not in facts["running"]:
+            # Of one that rests, what ran for it alone.
+            facts["running"] = [name for name in facts["running"] if name not in facts.get("started", [])]
         if any(part["component"] == "database" for part in facts["parts"]):
             facts["started"] = [name for name in [self._server()] if name not in facts["running"]]
         if self.journal.operation is None:
@@ -526,20 +541,27 @@ class Restore:
 
     def _undo(self):
         operation = self.journal.operation
-        self.journal.record("undo")
+        policies = self._policies()
+        self.journal.record("undo", policies=policies)
         facts, parts = operation["facts"], self._parts()
         users = self._users()
-        self._start([name for name in self._in_order(facts["running"] + facts.get("started", [])) if name not in users])
+        # A server that was started for parts alone isn't needed for none.
+        needed = facts["running"] + (facts.get("started", []) if parts else [])
+        self._start([name for name in self._in_order(needed) if name not in users])
         if any(part.is_swapped() for part in parts):
+            self._set_policies(dict.fromkeys(policies, "no"))
             self._stop(users)
             for part in parts:
                 part.swap_back()
+        self._set_policies(policies)
         self._start(facts["running"])
         for part in parts:
             part.discard()
         self._settle(facts["running"])
         kept = self.journal.kept
-        self.journal.end(kept if kept and kept["id"] != operation["id"] else None)
+        # What was to be started anew still is, by the next restore.
+        unstarted = operation["kind"] == "restore" and facts.get("start", False)
+        self.journal.end(kept if kept and kept["id"] != operation["id"] else None, unstarted=unstarted)
 
     @contextlib.contextmanager
     def _undone_on_failure(self, phase):
@@ -605,6 +627,26 @@ class Restore:
         parts = self.journal.operation["facts"]["parts"]
         own = [part.get("container") for part in parts if part["component"] == "cache" or part.get("broken")]
         return [name for name in [self._app()] + own if name]
+
+    def _policies(self):
+        """Return the containers that the Engine would start when it starts itself, though they were stopped.
+
+        ``{name: restart policy}``, as the first step that was to change them found them.
+        """
+        found = {}
+        for step in self.journal.operation["steps"]:
+            found = dict(step["data"].get("policies", {}), **found)
+        for name in self._users():
+            with contextlib.suppress(Gone):
+                if self.engine.container(name)["restart_policy"] == ALWAYS:
+                    found.setdefault(name, ALWAYS)
+        return found
+
+    def _set_policies(self, policies):
+        for name, policy in policies.items():
+            with contextlib.suppress(Gone):
+                if self.engine.container(name)["restart_policy"] != policy:
+                    self.engine.set_restart_policy(name, policy)
 
     def _in_order(self, names):
         """Return the stack's containers of these names in the order in which they need each other."""

@@ -151,10 +151,10 @@ class VolumePart:
         """Refuse what can't succeed, before anything is written."""
         if not os.path.isdir(self._live) and not self.facts.get("volume"):
             raise SetError("The folder %s of the %s is not there." % (self._live, self.component), "Is it mounted?")
-        if mounted_by_engine(self._live):
+        if mounted_by_engine(self._live) or self._has_own_driver():
             raise SetError(
-                "The volume %s of the %s is mounted by the Engine (driver_opts) only while a container uses it, and the app "
-                "is stopped while data is swapped." % (self.facts["volume"], self.component),
+                "The volume %s of the %s is mounted by the Engine (driver, driver_opts) only while a container uses it, and "
+                "the app is stopped while data is swapped." % (self.facts["volume"], self.component),
                 "Mount it on the host, and the folder into the container.",
             )
 
@@ -218,6 +218,11 @@ class VolumePart:
             self._engine.create_volume(self.facts["volume"], labels if self.facts["project"] else {})
         with explained("create", self._live):
             os.makedirs(self._live, mode=0o755, exist_ok=True)
+
+    def _has_own_driver(self):
+        """Tell whether a plugin mounts the volume, which leaves no note of it on the host."""
+        volumes = self._engine.volumes() if self._engine and self.facts.get("volume") else []
+        return any(volume["name"] == self.facts["volume"] and volume["driver"] != "local" for volume in volumes)
 
     def _names(self):
         """Return the names that take part, None for all; without places nothing else would be right."""

@@ -107,11 +107,16 @@ def choose(tables, live, found):
         raise DatabaseError(
             "The live database can't be asked, so single tables have nowhere to go.", "Restore the whole database."
         )
-    chosen = sorted(set(table if "." in table else "%s.%s" % (SCHEMA, table) for table in tables))
+    chosen = sorted(set(map(full_name, tables)))
     require_tables(chosen, live, "The live database")
     if found["tables"] is not None:
         require_tables(chosen, found["tables"], "The backup %s" % found["id"])
     return chosen
+
+
+def full_name(table):
+    """Return a table's name with its schema."""
+    return table if "." in table else "%s.%s" % (SCHEMA, table)
 
 
 def only(counts, chosen):

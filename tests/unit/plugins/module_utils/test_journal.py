@@ -63,8 +63,8 @@ def test_an_ended_operation_is_told_until_it_is_forgotten(folder):
     with Journal("echo", folder) as journal:
         assert journal.operation is None
         assert (journal.kept["id"], journal.kept["facts"]) == (first, {"until": 1})
-        journal.forget()
-    assert read(folder + "/echo.json") == {"operation": None, "kept": None, "owed": []}
+        journal.forget([])
+    assert read(folder + "/echo.json") == {"operation": None, "kept": None, "owed": [], "unstarted": False}
 
 
 def test_one_at_a_time(folder):
@@ -131,12 +131,12 @@ def test_a_name_that_would_lead_elsewhere(folder, name):
 def test_no_content_breaks_the_reader(tmp_path, value, data):
     step = {"step": "begin", "time": 1.5, "data": {}}
     operation = {"id": "00000000", "kind": "restore", "facts": {}, "steps": [step]}
-    content = {"format": "echo-journal/1", "operation": operation, "kept": None, "owed": [operation]}
+    content = {"format": "echo-journal/1", "operation": operation, "kept": None, "owed": [operation], "unstarted": True}
     target = data.draw(st.sampled_from([step, operation, content]))
     target[data.draw(st.sampled_from(sorted(target)))] = value
     path = tmp_path / "echo.json"
     path.write_text(json.dumps(content))
     try:
-        assert set(read(str(path))) == {"operation", "kept", "owed"}
+        assert set(read(str(path))) == {"operation", "kept", "owed", "unstarted"}
     except JournalError:
         pass

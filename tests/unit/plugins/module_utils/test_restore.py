@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -42,7 +43,11 @@ class SmallEngine:
         if not (self.folder / name).exists():
             raise Gone("There is no container %s." % name)
         health = "unhealthy" if name == "app" and "bad" in live(self.folder).values() else "healthy"
-        return dict(name=name, state=(self.folder / name).read_text(), health=health)
+        policy = (self.folder / (name + ".policy")).read_text() if (self.folder / (name + ".policy")).exists() else "unless-stopped"
+        return dict(name=name, state=(self.folder / name).read_text(), health=health, restart_policy=policy)
+
+    def set_restart_policy(self, name, policy):
+        (self.folder / (name + ".policy")).write_text(policy)
 
     def stop(self, name):
         (self.folder / name).write_text("exited")
@@ -225,6 +230,117 @@ def test_the_old_data_goes_when_its_time_is_over(host):
     assert left(host) == []
     go(host, comes="newest", keep=0)
     assert left(host) == []
+
+
+def test_old_data_that_is_overdue_waits_for_a_server_that_ends_again_and_again(host):
+    go(host, keep=0.001)
+    (host / "postgres").write_text("restarting")
+    with journal(host) as log:
+        assert not opened(host, log).expire("committed", DAY)
+        assert log.kept
+    (host / "postgres").write_text("running")
+    with journal(host) as log:
+        assert opened(host, log).expire("committed", DAY)
+    assert left(host) == []
+
+
+def test_old_data_that_cannot_be_dropped_is_owed_and_blocks_nothing(host, monkeypatch):
+    forget = SmallPart.forget
+
+    def refuse(self):
+        if self.needs_server:
+            raise DatabaseError("The server doesn't answer.")
+        forget(self)
+
+    go(host, keep=0.001)
+    with monkeypatch.context() as patched:
+        patched.setattr(SmallPart, "forget", refuse)
+        with journal(host) as log:
+            assert opened(host, log).expire("committed", DAY)
+            assert (log.kept, len(log.owed)) == (None, 1)
+    go(host, comes="newest")
+    assert live(host) == all_live("newest")
+
+
+def test_a_stack_that_was_to_be_started_is_started_by_the_next_restore(host):
+    for name in ("redis", "app"):
+        (host / name).write_text("created")
+    with journal(host) as log:
+        restore = opened(host, log)
+        restore.stage(planned("bad"), DAY, start=True)
+        with pytest.raises(StackError, match="didn't become healthy"):
+            restore.advance("committed", changed=True)
+    assert states(host) == ["running", "running", "exited"]
+    assert go(host)["downtime"] is not None
+    assert (live(host), states(host)) == (all_live("new"), ["running"] * 3)
+    (host / "app").write_text("exited")
+    go(host, comes="newest")
+    assert states(host) == ["running", "running", "exited"]
+
+
+@pytest.mark.parametrize("comes", ["new", "bad"])
+def test_the_engine_starts_no_app_on_half_swapped_data(host, monkeypatch, comes):
+    (host / "app.policy").write_text("always")
+    seen = []
+
+    def swap(self):
+        seen.append((host / "app.policy").read_text())
+        original(self)
+
+    original = SmallPart.swap
+    monkeypatch.setattr(SmallPart, "swap", swap)
+    with contextlib.nullcontext() if comes == "new" else pytest.raises(StackError):
+        go(host, comes=comes)
+    assert set(seen) == {"no"}
+    assert (states(host), (host / "app.policy").read_text()) == (["running"] * 3, "always")
+
+
+def test_a_restart_policy_outlives_a_kill(host):
+    for number in range(1, 12):
+        (host / "app.policy").write_text("always")
+        if killed_at(number, "after", lambda: go(host)):
+            reconcile(host)
+        assert ((host / "app.policy").read_text(), states(host)) == ("always", ["running"] * 3)
+
+
+def test_a_server_that_cannot_be_started_blocks_nothing(host, monkeypatch):
+    (host / "postgres").write_text("exited")
+    start = SmallEngine.start
+
+    def refuse(self, name):
+        if name == "postgres":
+            raise StackError("The port is taken.")
+        start(self, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SmallEngine, "start", refuse)
+        with journal(host) as log, pytest.raises(StackError, match="port is taken"):
+            with opened(host, log).server(dict(components=["database"])):
+                pass
+    assert reconcile(host) is None
+
+
+def test_a_restore_that_rests_is_about_what_it_was_staged_for(host, monkeypatch):
+    go(host, "staged")
+    monkeypatch.setattr(module, "resolve", lambda source, root, components: dict(path="/sets/1"))
+    with journal(host) as log:
+        for asked in (dict(components=["uploads"]), dict(tables=["playlists"])):
+            with pytest.raises(JournalError, match="rests here, staged; it is about"):
+                module._require_source(log.operation, "/sets/1", None, asked.get("components"), asked.get("tables"))
+        module._require_source(log.operation, "/sets/1", None, list(COMPONENTS), None)
+
+
+def test_a_server_that_ran_for_a_resting_restore_alone_stops_with_it(host, monkeypatch):
+    monkeypatch.setattr(module, "await_server", lambda engine, name: None)
+    for name in ("postgres", "app"):
+        (host / name).write_text("exited")
+    with journal(host) as log:
+        restore = opened(host, log)
+        with restore.server(dict(components=["database"])):
+            restore.stage(planned(), DAY)
+        restore.advance("staged", changed=True)
+        restore.roll_back()
+    assert states(host) == ["exited", "running", "exited"]
 
 
 def test_damage_is_found_before_anything_live_is_touched(host):

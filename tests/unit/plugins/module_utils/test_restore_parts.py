@@ -99,10 +99,11 @@ class VolumeEngine:
 
     def __init__(self, *volumes):
         self.there = list(volumes)
+        self.driver = "local"
         self.created = []
 
     def volumes(self):
-        return [dict(name=name) for name in self.there]
+        return [dict(name=name, driver=self.driver) for name in self.there]
 
     def create_volume(self, name, labels):
         self.created.append((name, labels))
@@ -120,6 +121,15 @@ def test_a_volume_that_is_gone_is_created(facts, there, created):
     # Compose knows its volumes by these labels.
     labels = {"com.docker.compose.project": "echo", "com.docker.compose.volume": "echo-uploads"}
     assert engine.created == ([("echo-uploads", labels)] if created else [])
+
+
+def test_a_volume_of_a_plugin_is_refused(facts):
+    engine = VolumeEngine("echo-uploads")
+    part = make_part(engine, TAG, dict(facts, volume="echo-uploads"))
+    part.check_plan()
+    engine.driver = "vieux/sshfs:latest"
+    with pytest.raises(SetError, match="volume echo-uploads of the uploads is mounted by the Engine"):
+        part.check_plan()
 
 
 def test_a_volume_that_is_not_mounted(facts):
