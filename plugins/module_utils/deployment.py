@@ -18,15 +18,17 @@ import os
 import shutil
 import time
 
+from ansible_collections.echo_music.ops.plugins.module_utils import migration
 from ansible_collections.echo_music.ops.plugins.module_utils import stack as echo_stack
 from ansible_collections.echo_music.ops.plugins.module_utils.compose import Checkout, Compose
+from ansible_collections.echo_music.ops.plugins.module_utils.compose_file import split_reference
 from ansible_collections.echo_music.ops.plugins.module_utils.deployment_plan import (
-    GIT,
     LAYOUT,
     REBUILD,
     UpgradeError,
     make_plan,
     mounted,
+    plan_checked_out,
     runs_wanted,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
@@ -81,6 +83,8 @@ def ensure_deployment(
         if state != "restored":
             raise JournalError("No upgrade is under way here.", "It begins with state=saved.")
         return _result(False, None)
+    if state in ("saved", "stopped", "switched"):
+        _require_served(project, folder)
     journal = Journal("%s.upgrade" % project, folder)
     if check or state == "present":
         return _predict(engine, journal, state, plan, stack if state in ("present", "saved") else None, make_compose)
@@ -125,6 +129,19 @@ def require_free(operation, owner, lease, now=None):
     )
 
 
+def _require_served(project, folder):
+    """Refuse what ends in a start of the app where a migration lets another host serve."""
+    if migration.is_held_back(project, folder):
+        raise UpgradeError(
+            "A migration holds the app of %s back. Of this host its record says: %s." % (project, _held_by(project, folder)),
+            "Run the playbook migrate for that pair again: it ends it. Where the data was migrated, the other host serves.",
+        )
+
+
+def _held_by(project, folder):
+    return migration.told(migration.read(os.path.join(folder, project + migration.SUFFIX)))
+
+
 def _only_project(folder):
     """Return the one project whose upgrade is under way, its containers may be gone; None for none."""
     with contextlib.suppress(FileNotFoundError):
@@ -157,8 +174,8 @@ def _available(engine, stack, make_compose):
     app = stack["containers"].get("app")
     if not app:
         return []
-    name = app["image"].partition("@")[0].rpartition(":")[0] or app["image"]
-    found = [tag for image in engine.images() for tag in image["tags"] if tag.rpartition(":")[0] == name]
+    name = split_reference(app["image"])[0]
+    found = [tag for image in engine.images() for tag in image["tags"] if split_reference(tag)[0] == name]
     with contextlib.suppress(EchoError):
         config = make_compose(stack["deployment"], engine.host).config()
         build = config["services"][app["service"]].get("build")
@@ -205,7 +222,8 @@ class Deployment:
         self.journal.operation["facts"] = facts
         for image in facts["images"]:
             self.engine.name_image(image["id"], self._kept_name(image))
-        self._copy(files)
+        self._copy_old()
+        self._copy_new(files)
         self.journal.record("saved")
         return _planned(_result(not plan["up_to_date"], self.journal.operation), dict(plan, new_files=files))
 
@@ -222,24 +240,33 @@ class Deployment:
         """Check the source out and build its image; the app runs on."""
         facts = self.journal.operation["facts"]
         self.journal.record("build")
+        compose = self._compose()
         if facts["git"]:
+            old = compose.config()
             checkout = Checkout(facts["git"]["folder"])
             checkout.fetch()
             checkout.check_out(facts["git"]["new_ref"], facts["git"]["new_commit"])
-        compose = self._compose()
-        compose.build(facts["services"]["app"])
-        if facts["change"] == GIT:
             # The new source brings its own Compose files.
-            config = compose.config()
-            facts["touched"] = [volume for volume in facts["touched"] if volume in self._touched(config)]
+            self._plan_again(compose, old)
+        if facts["builds"]:
+            compose.build(facts["new_services"]["app"])
         self.journal.record("built")
         return _result(True, self.journal.operation)
+
+    def _plan_again(self, compose, old):
+        facts = self.journal.operation["facts"]
+        stack = echo_stack.discover(self.engine, project=self._project())
+        plan = plan_checked_out(self.engine, stack, compose, old, facts)
+        files = plan.pop("new_files")
+        facts.update(plan, new=sorted(files))
+        self._copy_new(files)
 
     def stop(self):
         """Stop the app: from here on nothing is written that the next set would not have."""
         facts = self.journal.operation["facts"]
         containers = self._containers()
-        if facts["change"] != REBUILD and not facts["new"] and runs_wanted(self.engine, dict(containers=containers), facts["wanted"]):
+        same = facts["change"] != REBUILD and not facts["new"] and not facts["reconfigured"]
+        if same and runs_wanted(self.engine, dict(containers=containers), facts["wanted"]):
             return dict(_result(False, self.journal.operation), up_to_date=True)
         self._require_images()
         self.journal.record("stopped")
@@ -249,7 +276,7 @@ class Deployment:
 
     def _require_images(self):
         for role, reference in sorted(self.journal.operation["facts"]["wanted"].items()):
-            if reference and self.engine.image(reference) is None:
+            if self.engine.image(reference) is None:
                 raise UpgradeError(
                     "There is no image %s for the %s on this host. The app was not stopped." % (reference, role),
                     "Pull or build it first. Does that version exist?",
@@ -331,6 +358,13 @@ class Deployment:
         if switched:
             self._stop_apps()
         self._put_back(switched)
+        held = migration.is_held_back(self._project(), self.folder)
+        if switched and held:
+            raise UpgradeError(
+                "Files and images of the old version are back. Its data and its start wait for a migration. "
+                "Of this host its record says: %s." % _held_by(self._project(), self.folder),
+                "Once that migration has ended, run the playbook reconcile.",
+            )
         compose = self._compose()
         if switched:
             compose.create(remove_orphans=facts["change"] == LAYOUT)
@@ -342,9 +376,10 @@ class Deployment:
         for name in facts["running"]:
             # One that was removed meanwhile must not keep the rest from being as it was.
             with contextlib.suppress(Gone):
-                if self.engine.container(name)["state"] not in RUNNING:
+                runs = self.engine.container(name)["state"] in RUNNING
+                if not runs and not migration.leave_stopped(self._project(), name, self.folder):
                     self.engine.start(name)
-        if facts["was_healthy"] and facts["services"]["app"] in facts["ran"]:
+        if facts["was_healthy"] and facts["services"]["app"] in facts["ran"] and not held:
             self._await_health(facts["services"], settle=0)
         self._drop_unfilled()
         self._forget()
@@ -450,18 +485,21 @@ class Deployment:
     def _kept_name(self, image):
         return "%s:%s-%s-%s" % (KEEP, self._project(), self.journal.operation["id"], image["role"])
 
-    def _copy(self, files):
-        """Copy the files as they are and as they will be, down to the disk."""
-        facts, place = self.journal.operation["facts"], self._place()
+    def _copy_old(self):
+        """Copy the files as they are."""
+        place = self._place()
         with explained("create", place):
             os.makedirs(place, mode=0o700, exist_ok=True)
-        for number, path in enumerate(facts["saved"]):
+        for number, path in enumerate(self.journal.operation["facts"]["saved"]):
             with explained("read", path), open(path, "rb") as source:
                 write_file(os.path.join(place, "old-%d" % number), source.read())
-        for number, path in enumerate(facts["new"]):
-            write_file(os.path.join(place, "new-%d" % number), files[path].encode("utf-8"))
-        sync_folder(place)
         sync_folder(self.folder)
+
+    def _copy_new(self, files):
+        """Copy the files as they will be; both kinds are on the disk then."""
+        for number, path in enumerate(self.journal.operation["facts"]["new"]):
+            write_file(os.path.join(self._place(), "new-%d" % number), files[path].encode("utf-8"))
+        sync_folder(self._place())
 
     def _put(self, copy, path):
         """Let a file of the deployment have a copy's content; it keeps its owner and mode."""
@@ -521,15 +559,6 @@ class Deployment:
         with contextlib.suppress(EchoError):
             return self.engine.logs(container["name"], LOG_LINES).splitlines()
         return []
-
-    def _touched(self, config):
-        places = mounted(config)
-        stack = echo_stack.discover(self.engine, project=self._project())
-        return [
-            volume["role"]
-            for volume in stack["volumes"]
-            if (volume["name"] if volume["type"] == "volume" else os.path.realpath(volume["source"])) in places
-        ]
 
     def _time_of(self, step):
         return next(recorded["time"] for recorded in self.journal.operation["steps"] if recorded["step"] == step)
@@ -615,6 +644,7 @@ def _result(changed, operation):
         version=facts.get("version"),
         images=facts.get("images", []),
         wanted=facts.get("wanted", {}),
+        pulls=facts.get("pulls", []),
         git=facts.get("git"),
         touched=facts.get("touched", []),
         fresh=facts.get("fresh", []),
@@ -626,7 +656,7 @@ def _result(changed, operation):
 
 
 def _planned(result, plan):
-    keys = ("kind", "version", "images", "wanted", "git", "touched", "fresh", "builds", "up_to_date")
+    keys = ("kind", "version", "images", "wanted", "pulls", "git", "touched", "fresh", "builds", "up_to_date")
     shown = dict((key, plan[key]) for key in keys)
     diff = dict(before=plan["before"], after=plan["after"])
     return dict(result, predicted=False, files=sorted(plan["new_files"]), diff=diff, **shown)

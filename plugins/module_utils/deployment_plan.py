@@ -34,10 +34,11 @@ def make_plan(engine, stack, compose, version=None, postgres_version=None, compo
     """Return the plan as a dict of JSON types, but for ``new_files``, which may hold secrets.
 
     Keys: ``kind``, ``version``, ``deployment``, ``services`` (role to service, now), ``new_services``,
-    ``images`` (role, reference and id of what runs), ``wanted`` (role to reference), ``git`` (None,
-    or folder, ref and commit, old and new), ``new_files`` (path to text), ``fresh`` (roles whose
-    data comes into a new volume), ``touched`` (roles whose volume the new version mounts too),
-    ``up_to_date``, ``before`` and ``after`` (for people).
+    ``images`` (role, reference and id of what runs), ``wanted`` (role to reference), ``pulls`` (those
+    of them that aren't built), ``git`` (None, or folder, ref and commit, old and new), ``new_files``
+    (path to text), ``fresh`` (roles whose data comes into a new volume), ``touched`` (roles whose
+    volume the new version mounts too), ``reconfigured``, ``up_to_date``, ``before`` and ``after``
+    (for people).
     """
     deployment = _require_deployment(stack)
     old = compose.config()
@@ -57,13 +58,27 @@ def make_plan(engine, stack, compose, version=None, postgres_version=None, compo
         _merge(edited, texts, _with_version(dict(texts, **edited), deployment, services["database"], postgres_version, old))
     new = config_of(compose, deployment, edited) if edited else old
     if postgres_version and kind != LAYOUT:
-        text, named = _fresh_volume(dict(texts, **edited), deployment, old, new, services["database"], postgres_version)
-        if named:
-            _merge(edited, texts, text)
-            new = config_of(compose, deployment, edited)
+        new = _edit_volume(compose, deployment, texts, edited, old, new)
     if kind == IMAGE:
         _check_wanted(new, services, version, postgres_version)
-    return dict(_told(engine, stack, kind, version, checkout, old, new, edited), builds=kind in (GIT, REBUILD) and _is_built(old, services))
+    told = _told(engine, stack, kind, version, checkout, old, new, edited)
+    return dict(told, postgres_version=postgres_version, builds=kind in (GIT, REBUILD) and _is_built(old, services))
+
+
+def plan_checked_out(engine, stack, compose, old, plan):
+    """Return what ``plan`` becomes by the Compose files that a git ref brought; ``old`` is what Compose made of those before."""
+    deployment, version = _require_deployment(stack), plan["postgres_version"]
+    new = compose.config()
+    services = _services(new)
+    texts, edited = _texts(deployment), {}
+    if version:
+        _merge(edited, texts, _with_version(texts, deployment, services["database"], version, new))
+        new = config_of(compose, deployment, edited) if edited else new
+        new = _edit_volume(compose, deployment, texts, edited, old, new)
+        _check_wanted(new, services, None, version)
+    told = _told(engine, stack, GIT, plan["version"], plan["git"], old, new, edited)
+    keys = ("new_services", "wanted", "pulls", "new_files", "touched", "fresh", "reconfigured", "after")
+    return dict(((key, told[key]) for key in keys), builds=_is_built(new, services))
 
 
 def config_of(compose, deployment, texts):
@@ -105,6 +120,12 @@ def _require_deployment(stack):
             "The Compose files of project %s are not where its containers say: %s."
             % (deployment["project"], ", ".join(missing) or deployment["working_dir"]),
             "Put them back, or bring the stack up from where they are now.",
+        )
+    if len(deployment.get("env_files") or ()) > 1:
+        raise StackError(
+            "The project %s was brought up with several environment files: %s."
+            % (deployment["project"], ", ".join(deployment["env_files"])),
+            "Bring it up with one; which of them would have to name the new version can't be told.",
         )
     for role in ("database", "app"):
         if role not in stack["containers"]:
@@ -161,11 +182,20 @@ def _with_version(texts, deployment, service, version, old):
     )
 
 
-def _fresh_volume(texts, deployment, old, new, service, version):
-    """Return the texts that give PostgreSQL a new volume, and its name; none is needed for the same major version."""
-    if _major(old["services"][service]["image"]) == _major(new["services"][service]["image"]):
-        return {}, None
-    for mount in old["services"][service].get("volumes") or []:
+def _edit_volume(compose, deployment, texts, edited, old, new):
+    """Add to the edited texts what gives PostgreSQL a new volume, if it needs one; return what Compose makes of them then."""
+    changes = _fresh_volume(dict(texts, **edited), deployment, old, new)
+    _merge(edited, texts, changes)
+    return config_of(compose, deployment, edited) if changes else new
+
+
+def _fresh_volume(texts, deployment, old, new):
+    """Return the texts that give PostgreSQL a new volume; none is needed for the same major version."""
+    before, service = _services(old)["database"], _services(new)["database"]
+    major = _major(_reference(new, service))
+    if _major(_reference(old, before)) == major:
+        return {}
+    for mount in new["services"][service].get("volumes") or []:
         if mount["target"] != "/var/lib/postgresql/data":
             continue
         if mount["type"] != "volume":
@@ -173,13 +203,15 @@ def _fresh_volume(texts, deployment, old, new, service, version):
                 "PostgreSQL keeps its data in the folder %s." % mount["source"],
                 "A major upgrade loads it into a new volume: use a named volume for it, by a restore onto such a stack.",
             )
-        current = old["volumes"][mount["source"]]["name"]
+        current = new["volumes"][mount["source"]]["name"]
+        if current not in mounted(old):
+            return {}
         # A second major upgrade replaces the first one's ending.
         base = current.rpartition("-pg")[0] if current.rpartition("-pg")[2].isdigit() else current
-        name = "%s-pg%s" % (base, _major(new["services"][service]["image"]))
+        name = "%s-pg%s" % (base, major)
         for path in reversed(deployment["files"]):
             with contextlib.suppress(compose_file.ComposeFileError):
-                return {path: compose_file.rename_volume(texts[path], mount["source"], name)}, name
+                return {path: compose_file.rename_volume(texts[path], mount["source"], name)}
         raise UpgradeError(
             "The volume %s is declared in a way that can't be edited." % mount["source"],
             "Write it as 'volumes: %s: name: …' on lines of their own." % mount["source"],
@@ -205,6 +237,12 @@ def _layout_texts(deployment, compose_text, env):
         env_path = _env_path(deployment)
         texts[env_path] = compose_file.set_variables(_texts(deployment).get(env_path, ""), env)
     return texts
+
+
+def _reference(config, service):
+    """Return the whole reference of a service's image; one that is only built has the name that Compose gives it."""
+    name = config["services"][service].get("image") or "%s-%s" % (config["name"], service)
+    return name if compose_file.split_reference(name)[1] else name + ":latest"
 
 
 def _is_built(config, services):
@@ -239,7 +277,7 @@ def _git_plan(service, ref):
 def _check_wanted(new, services, version, postgres_version):
     """Compose has the last word: a variable of the shell's, or another file, may outvote what was edited."""
     for role, wanted in (("app", version), ("database", postgres_version)):
-        image = new["services"][services[role]].get("image") or ""
+        image = _reference(new, services[role])
         if wanted and not compose_file.split_reference(image)[1].endswith(wanted):
             raise UpgradeError(
                 "With version %s set, Compose would still start %s." % (wanted, image),
@@ -259,7 +297,7 @@ def _told(engine, stack, kind, version, checkout, old, new, edited):
         )
         for role, container in sorted(stack["containers"].items())
     ]
-    wanted = dict((role, new["services"][name].get("image")) for role, name in sorted(new_services.items()))
+    wanted = dict((role, _reference(new, name)) for role, name in sorted(new_services.items()))
     old_mounts, new_mounts = mounted(old), mounted(new)
     touched, fresh = [], []
     for volume in stack["volumes"]:
@@ -277,10 +315,12 @@ def _told(engine, stack, kind, version, checkout, old, new, edited):
         new_services=new_services,
         images=images,
         wanted=wanted,
+        pulls=sorted(set(wanted[role] for role, name in new_services.items() if not new["services"][name].get("build"))),
         git=checkout,
         new_files=edited,
         touched=touched,
         fresh=fresh,
+        reconfigured=old != new,
         up_to_date=same and kind != REBUILD and runs_wanted(engine, stack, wanted),
         before=_shown(old, services, checkout and checkout["commit"], old_mounts),
         after=_shown(new, new_services, checkout and checkout["new_commit"], new_mounts),
@@ -290,7 +330,7 @@ def _told(engine, stack, kind, version, checkout, old, new, edited):
 def runs_wanted(engine, stack, wanted):
     """Tell whether app and database run on the very images that the wanted references name here."""
     for role in ("app", "database"):
-        image = engine.image(wanted[role]) if wanted.get(role) else None
+        image = engine.image(wanted[role])
         if image is None or image["id"] != stack["containers"][role]["image_id"]:
             return False
     return True
@@ -298,7 +338,7 @@ def runs_wanted(engine, stack, wanted):
 
 def _shown(config, services, commit, mounts):
     data = set(target for targets in MOUNTS.values() for target in targets)
-    shown = dict(images=dict((name, config["services"][name].get("image")) for name in sorted(services.values())))
+    shown = dict(images=dict((name, _reference(config, name)) for name in sorted(services.values())))
     shown["volumes"] = sorted(
         mount["source"]
         for service in config["services"].values()

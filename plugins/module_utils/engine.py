@@ -56,6 +56,11 @@ def sdk():
     return docker
 
 
+def needs_mount(driver, options):
+    """Tell whether a volume's files are where the Engine says only while a container uses it."""
+    return (driver or "local") != "local" or bool(options.get("device") or options.get("type"))
+
+
 def mounted_by_engine(folder):
     """Tell whether a volume's folder is mounted by the Engine (``driver_opts``), only while a container uses it.
 
@@ -67,7 +72,7 @@ def mounted_by_engine(folder):
             options = json.load(noted)
     except (OSError, ValueError):
         return False
-    return name == "_data" and bool(options.get("MountDevice") or options.get("MountType"))
+    return name == "_data" and needs_mount(None, {"device": options.get("MountDevice"), "type": options.get("MountType")})
 
 
 def awaits_mount(folder):

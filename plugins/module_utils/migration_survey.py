@@ -17,6 +17,7 @@ import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils import migration_keys
 from ansible_collections.echo_music.ops.plugins.module_utils.compose import Compose
+from ansible_collections.echo_music.ops.plugins.module_utils.engine import needs_mount
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
 from ansible_collections.echo_music.ops.plugins.module_utils.journal import FOLDER
 from ansible_collections.echo_music.ops.plugins.module_utils.migration import SUFFIX, is_used, read
@@ -28,14 +29,14 @@ LISTENING = "0A"
 APP_MOUNTS = {"/app/data": "unified", "/app/uploads": "classic", "/app/config": "classic"}
 
 
-def survey(engine, project, now=None, peer=None, files=None, working_dir=None, paths=(), folder=FOLDER):
+def survey(engine, project, now=None, peer=None, files=None, working_dir=None, env_file=".env", paths=(), folder=FOLDER):
     """Return what a host has; what it hasn't is None or, where that may have a cause, an ``error``.
 
     ``peer`` is ``{"host", "port"}`` to reach, ``files`` (``{name: text}``) a deployment to have
-    Compose explain, as if it lay in ``working_dir``. ``now`` is the controller's time.
+    Compose explain, as if it lay in ``working_dir``; ``env_file`` is one of their names. ``now`` is the controller's time.
     """
     asked = _asked(lambda: _engine(engine, project))
-    deployment = _asked(lambda: explain(engine, project, files, working_dir)) if files else None
+    deployment = _asked(lambda: explain(engine, project, files, working_dir, env_file)) if files else None
     places = list(paths) + ([asked["root"]] if asked.get("local") else []) + _folders_of(deployment)
     return dict(
         clock_offset=None if now is None else round(time.time() - now, 3),
@@ -111,7 +112,7 @@ def reach(host, port):
         return dict(host=host, port=port, reachable=False, own_address=None, error=str(error))
 
 
-def explain(engine, project, files, working_dir):
+def explain(engine, project, files, working_dir, env_file=".env"):
     """Return what Compose makes of a deployment that doesn't lie here yet, without its secrets."""
     with tempfile.TemporaryDirectory(prefix="echo_migrate.") as here:
         names = {}
@@ -127,7 +128,7 @@ def explain(engine, project, files, working_dir):
             project=project,
             working_dir=here,
             files=[path for name, path in names.items() if name.endswith((".yml", ".yaml"))],
-            env_file=names.get(".env"),
+            env_file=names.get(env_file),
         )
         config = Compose(deployment, engine.host).config()
         return _explained(config, here, working_dir)
@@ -140,7 +141,7 @@ def _explained(config, here, working_dir):
         app=None,
         services=[],
         volumes=sorted(volumes),
-        mounted=sorted(name for name, volume in volumes.items() if _is_mounted(volume.get("driver"), volume.get("driver_opts"))),
+        mounted=sorted(name for name, volume in volumes.items() if needs_mount(volume.get("driver"), volume.get("driver_opts") or {})),
         roles=[],
         working_dir=working_dir,
     )
@@ -198,15 +199,10 @@ def _engine(engine, project):
         images=images,
         containers=sorted(container["name"] for container in containers),
         volumes=sorted(volume["name"] for volume in volumes),
-        mounted=sorted(volume["name"] for volume in volumes if _is_mounted(volume["driver"], volume["options"])),
+        mounted=sorted(volume["name"] for volume in volumes if needs_mount(volume["driver"], volume["options"])),
         project=sorted(container["name"] for container in ours),
         running=sorted(container["name"] for container in ours if container["state"] == "running"),
     )
-
-
-def _is_mounted(driver, options):
-    """Tell whether a volume's files are where the Engine says only while a container uses it."""
-    return (driver or "local") != "local" or "device" in (options or {})
 
 
 def _asked(question):

@@ -26,6 +26,7 @@ import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils.engine import Gone
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetError
+from ansible_collections.echo_music.ops.plugins.module_utils.migration import leave_stopped
 from ansible_collections.echo_music.ops.plugins.module_utils.process import is_alive, is_local
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     ID,
@@ -174,11 +175,15 @@ def quiesce(engine, root, record, mode, container, guard=None):
 def resume(engine, record):
     """Let the container run again that was paused or stopped for the set; return its name, or None.
 
+    Where a migration holds the app back it stays as it is, and the migration decides.
     May be repeated, so the caller decides when the record is to forget it.
     """
     if not record["quiesced"]:
         return None
     container = record["quiesced"]["container"]
+    if leave_stopped(record["stack"].get("project") or "echo", container):
+        record["quiesced"] = None
+        return None
     with contextlib.suppress(Gone):
         state = engine.container(container)["state"]
         if state == "paused":

@@ -25,7 +25,8 @@ options:
     description:
       - V(present) only tells what runs, what is there, and whether an upgrade is under way.
       - V(saved) plans the new version and saves the old one; nothing else changes. In check mode it is the plan.
-      - V(built) checks out the git ref and builds the image, while the app runs on.
+      - V(built) checks out the git ref, plans again by the Compose files that it brought, and builds the image, while the
+        app runs on.
       - V(stopped) stops the app, unless the images that run are the new ones already.
       - V(switched) stages the data of O(source) beside the live one, as the way back, and puts the new Compose files in
         place. Volumes that only the new version has are filled from O(source).
@@ -180,6 +181,13 @@ wanted:
   returned: success
   type: dict
   sample: {"app": "echo-test-app:2", "database": "echo-test-postgres:15", "redis": "echo-test-redis:7"}
+pulls:
+  description:
+    - Those of the images in RV(wanted) that aren't built. With a git ref, those of its own Compose files from V(built) on.
+  returned: success
+  type: list
+  elements: str
+  sample: ["echo-test-postgres:15", "echo-test-redis:7"]
 git:
   description: The checkout that the app is built from, with its ref and commit, old and new. V(null) without one.
   returned: success

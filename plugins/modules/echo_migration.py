@@ -72,7 +72,8 @@ options:
     default: 360
   tables:
     description:
-      - Rows of each table that V(live) must find, at least.
+      - Rows of each table that V(live) must find, at least. Where an earlier run left the app serving, and something was
+        written since, they are not compared.
     type: dict
   force:
     description:
@@ -228,7 +229,9 @@ seconds:
   type: float
   sample: 3.1
 kept:
-  description: Whether something was written on the new host while its app ran, so that its data must not be thrown away.
+  description:
+    - Whether something was written on the new host while its app ran, so that its data must not be thrown away.
+    - A database that can't be asked counts as written to.
   returned: state=abandoned
   type: bool
   sample: false

@@ -44,6 +44,11 @@ options:
       - The folder in which O(files) will lie.
     type: path
     default: /opt/echo
+  env_file:
+    description:
+      - Which of O(files) has Compose's variables, as C(docker compose --env-file) names it.
+    type: str
+    default: .env
   paths:
     description:
       - Paths to ask for the free space of.
@@ -174,6 +179,7 @@ ARGUMENTS = dict(
     peer_port=dict(type="int", default=22),
     files=dict(type="dict", no_log=True),
     working_dir=dict(type="path", default="/opt/echo"),
+    env_file=dict(type="str", default=".env"),
     paths=dict(type="list", elements="path", default=[]),
     **ENGINE_ARGUMENTS,
 )

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 
 import pytest
+import yaml
 
 from ansible_collections.echo_music.ops.plugins.module_utils import deployment as module
 from ansible_collections.echo_music.ops.plugins.module_utils.compose import Checkout, ToolError, run_tool
 from ansible_collections.echo_music.ops.plugins.module_utils.deployment import ensure_deployment, require_free
-from ansible_collections.echo_music.ops.plugins.module_utils.deployment_plan import UpgradeError
+from ansible_collections.echo_music.ops.plugins.module_utils.deployment_plan import UpgradeError, make_plan
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EngineError, StackError
 from ansible_collections.echo_music.ops.plugins.module_utils.journal import Journal, JournalError
 from ansible_collections.echo_music.ops.plugins.module_utils.process import identity
@@ -33,6 +35,22 @@ services:
 volumes:
   postgres-data:
     name: echo-postgres-data
+"""
+BUILT = """\
+services:
+  postgres:
+    image: postgres:${POSTGRES:-15}
+    volumes:
+      - postgres-data:/var/lib/postgresql/data
+  echo-app:
+    build: .
+    volumes:
+      - uploads:/app/uploads
+volumes:
+  postgres-data:
+    name: echo-postgres-data
+  uploads:
+    name: echo-uploads
 """
 ENV = "SECRET=x\nVERSION=1\nPOSTGRES=15\n"
 PLAN = dict(version=None, postgres_version=None, compose_text=None, env={}, rebuild=False)
@@ -92,20 +110,23 @@ class Compose:
         env_file = env_file or self._deployment["env_file"]
         env = dict(line.split("=", 1) for line in open(env_file, encoding="utf-8").read().split("\n") if "=" in line)
         text = re.sub(r"\$\{(\w+):-(\w+)\}", lambda match: env.get(match.group(1), match.group(2)), text)
-        images = re.findall(r"image: (\S+)", text)
-        name = re.search(r"    name: (\S+)", text).group(1)
-        mount = dict(type="volume", source="postgres-data", target="/var/lib/postgresql/data")
-        return dict(
-            services={"postgres": dict(image=images[0], volumes=[mount]), "echo-app": dict(image=images[1])},
-            volumes={"postgres-data": dict(name=name)},
-        )
+        config = dict(yaml.safe_load(text), name="echo")
+        for service in config["services"].values():
+            mounts = [mount.split(":") for mount in service.get("volumes", [])]
+            service["volumes"] = [dict(type="volume", source=source, target=target) for source, target in mounts]
+            if "build" in service:
+                service["build"] = dict(context=self._deployment["working_dir"])
+        return config
+
+    def build(self, service):
+        self._engine.names["echo-%s:latest" % service] = open(self._deployment["working_dir"] + "/source", encoding="utf-8").read()
 
     def create(self, remove_orphans=False):
         config = self.config()
-        volume = config["volumes"]["postgres-data"]["name"]
-        self._engine.there += [volume] * (volume not in self._engine.there)
+        volumes = [volume["name"] for volume in config["volumes"].values()]
+        self._engine.there += [volume for volume in volumes if volume not in self._engine.there]
         for name in ("echo-app", "postgres"):
-            reference = config["services"][name]["image"]
+            reference = config["services"][name].get("image", "echo-%s:latest" % name)
             image = self._engine.names[reference]
             if self._engine.container(name)["image_id"] != image:
                 self._engine.change(name, image=reference, image_id=image, state="created", restarts=0)
@@ -137,6 +158,7 @@ class Host:
             container("echo-app", project="echo", service="echo-app", image="echo:1", image_id="old-app", health="healthy", labels=labels),
         )
         self.live, self.staged, self.rows = "old data", None, dict(TABLES)
+        self.filled = None
         monkeypatch.setattr(module, "ensure_restored", self.restored)
         monkeypatch.setattr(module, "resolve", lambda source, root: dict(path=source, components={"database": {}}, tables=TABLES))
         monkeypatch.setattr(module, "Database", lambda engine, name: self)
@@ -145,8 +167,11 @@ class Host:
     def describe(self, tables=True):
         return dict(tables=self.rows)
 
-    def restored(self, unused_engine, state, source=None, **unused):
+    def restored(self, unused_engine, state, source=None, folder=None, components=None, **unused):
         """The restore, which has a journal of its own."""
+        if folder == str(self.folder / "echo.upgrade"):
+            self.filled = components
+            return
         path = self.folder / "echo.json"
         rests = dict(id="0123abcd", kind="restore", facts=dict(source=dict(path=source or "set")), steps=[dict(step="rest", time=1, data={})])
         if state == "staged":
@@ -195,6 +220,35 @@ class Host:
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     return Host(tmp_path, monkeypatch)
+
+
+def git(folder, *argv):
+    author = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    return subprocess.run(["git", *author, "-C", str(folder), *argv], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+@pytest.fixture
+def built(host):
+    """A host whose app is built from a checkout, of the branch ``one``."""
+    (host.src / "docker-compose.yml").write_text(BUILT)
+    (host.src / "source").write_text("old-app")
+    git(host.src, "init", "--quiet", "--initial-branch=one")
+    git(host.src, "add", "docker-compose.yml", "source")
+    git(host.src, "commit", "--quiet", "--message=one")
+    uploads = dict(type="volume", name="echo-uploads", source="/y", destination="/app/uploads", rw=True)
+    host.engine.change("echo-app", image="echo-echo-app", mounts=[uploads])
+    host.engine.names["echo-echo-app:latest"] = "old-app"
+    host.engine.there.append("echo-uploads")
+    return host
+
+
+def commit_two(host, compose, source="new-app"):
+    """Commit a second version, as the tag ``two``."""
+    (host.src / "docker-compose.yml").write_text(compose)
+    (host.src / "source").write_text(source)
+    git(host.src, "commit", "--quiet", "--all", "--message=two")
+    git(host.src, "tag", "two")
+    git(host.src, "reset", "--quiet", "--hard", "HEAD~1")
 
 
 def killed(*unused, **also_unused):
@@ -315,6 +369,67 @@ def test_a_major_upgrade_of_postgres_gets_a_volume_of_its_own(host):
     assert not host.folder.exists()
 
 
+def test_a_ref_that_renames_a_volume_has_it_filled(built, monkeypatch):
+    components = {"database": {}, "uploads": {}}
+    monkeypatch.setattr(module, "resolve", lambda source, root: dict(path=source, components=components, tables=TABLES))
+    # The image is the same, but the containers are not.
+    commit_two(built, BUILT.replace("name: echo-uploads", "name: echo-music"), source="old-app")
+    assert built.to("saved", plan=dict(version="two"))["fresh"] == []
+    result = built.to("built")
+    assert (result["fresh"], result["touched"]) == (["uploads"], ["database"])
+    assert '"echo-music"' in result["diff"]["after"]
+    assert built.to("stopped")["changed"]
+    built.to("switched", source="set")
+    assert built.filled == ["uploads"]
+    built.to("restored")
+    assert (built.src / "docker-compose.yml").read_text() == BUILT
+    assert git(built.src, "rev-parse", "--abbrev-ref", "HEAD") == "one"
+
+
+def test_postgres_is_upgraded_in_the_files_that_a_ref_brought(built):
+    brought = BUILT.replace("    build: .\n", "    build: .\n    user: echo\n")
+    commit_two(built, brought)
+    built.to("saved", plan=dict(version="two", postgres_version="17"))
+    result = built.to("built")
+    assert result["wanted"] == {"app": "echo-echo-app:latest", "database": "postgres:17"}
+    assert (result["pulls"], result["fresh"]) == (["postgres:17"], ["database"])
+    built.to("stopped")
+    built.to("switched", source="set")
+    assert (built.src / "docker-compose.yml").read_text() == brought.replace("echo-postgres-data", "echo-postgres-data-pg17")
+    assert (built.src / ".env").read_text() == ENV.replace("POSTGRES=15", "POSTGRES=17")
+    built.to("restored")
+    assert (built.src / "docker-compose.yml").read_text() == BUILT
+    assert (built.src / ".env").read_text() == ENV
+    assert git(built.src, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_a_ref_that_brings_a_volume_for_another_postgres_gets_no_second_one(built):
+    brought = BUILT.replace("echo-postgres-data", "echo-new-data").replace("${POSTGRES:-15}", "17")
+    commit_two(built, brought)
+    built.to("saved", plan=dict(version="two", postgres_version="17"))
+    assert built.to("built")["fresh"] == ["database"]
+    built.to("stopped")
+    built.to("switched", source="set")
+    assert (built.src / "docker-compose.yml").read_text() == brought
+
+
+def test_an_app_that_is_built_without_a_name_is_known_by_the_one_of_compose(built):
+    commit_two(built, BUILT)
+    current = built.to("saved", plan=dict(version="one"), check=True)
+    assert current["wanted"]["app"] == "echo-echo-app:latest" and current["up_to_date"]
+    assert not built.to("saved", plan=dict(version="two"), check=True)["up_to_date"]
+
+
+def test_what_is_not_built_is_pulled_for_a_rebuild(built):
+    assert built.to("saved", plan=dict(rebuild=True), check=True)["pulls"] == ["postgres:15"]
+
+
+def test_an_image_without_a_tag_is_the_latest(host):
+    (host.src / "docker-compose.yml").write_text(COMPOSE.replace("echo:${VERSION:-latest}", "echo"))
+    host.engine.names["echo:latest"] = "old-app"
+    assert host.to("saved", plan=dict(postgres_version="15"), check=True)["up_to_date"]
+
+
 def test_a_server_of_the_new_version_that_crashes_is_not_waited_for(host, monkeypatch):
     def crash(*unused, **also_unused):
         server = host.engine.container("postgres")
@@ -345,6 +460,14 @@ def test_compose_has_the_last_word(host, monkeypatch):
         host.to("saved", plan=dict(version="2"), check=True)
 
 
+def test_several_environment_files_are_refused(tmp_path):
+    compose = tmp_path / "docker-compose.yml"
+    compose.write_text(COMPOSE)
+    deployment = dict(project="echo", working_dir=str(tmp_path), files=[str(compose)], env_files=["a.env", "b.env"], env_file="b.env")
+    with pytest.raises(StackError, match="several environment files: a.env, b.env"):
+        make_plan(None, dict(deployment=deployment, containers={}), None)
+
+
 def test_steps_have_an_order(host):
     with pytest.raises(JournalError, match="begins with state=saved"):
         host.to("switched", source="set")
@@ -358,6 +481,49 @@ def test_a_restore_that_rests_is_not_overtaken(host):
     host.restored(host.engine, "staged", source="other")
     with pytest.raises(UpgradeError, match="rests here"):
         host.to("saved", plan=dict(version="2"))
+
+
+def hold_back(host, phase="migrated"):
+    """Have a migration hold the app back, as on a host that is left."""
+    host.folder.mkdir(exist_ok=True)
+    content = dict(format="echo-migration/1", id="0a1b2c3d", side="source", project="echo", peer="new", phase=phase, steps=[])
+    content["facts"] = dict(containers={"echo-app": dict(role="app", policy="always", ran=False)})
+    (host.folder / "echo.migration.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("before", [None, "saved", "stopped"])
+def test_a_host_that_was_migrated_away_is_not_upgraded(host, before):
+    if before:
+        upgrade(host, until=before, version="2")
+    hold_back(host)
+    with pytest.raises(UpgradeError, match="it is the source of 0a1b2c3d, migrated") as caught:
+        host.to({None: "saved", "saved": "stopped", "stopped": "switched"}[before], plan=dict(version="2"), source="set")
+    assert "playbook migrate" in caught.value.remedy
+    with pytest.raises(UpgradeError, match="holds the app of echo back"):
+        host.to("saved", plan=dict(rebuild=True), check=True)
+
+
+def test_the_way_back_starts_nothing_that_a_migration_holds_back(host):
+    upgrade(host, until="stopped", version="2")
+    hold_back(host, "fenced")
+    assert host.to("restored")["direction"] == "back"
+    assert host.engine.container("echo-app")["state"] == "exited"
+    # The migration starts it if it ends by going back.
+    assert json.loads((host.folder / "echo.migration.json").read_text())["facts"]["containers"]["echo-app"]["ran"]
+    assert host.to("restored")["changed"] is False
+
+
+def test_the_way_back_of_data_waits_for_a_migration(host):
+    upgrade(host, until="started", version="2")
+    host.engine.names["echo:1"] = "new-app"
+    hold_back(host, "fenced")
+    with pytest.raises(UpgradeError, match="wait for a migration.*0a1b2c3d, fenced"):
+        host.to("restored")
+    assert (host.src / ".env").read_text() == ENV and host.engine.names["echo:1"] == "old-app"
+    assert host.engine.container("echo-app")["state"] == "exited"
+    hold_back(host, "released")
+    host.to("restored", owner="elsewhere/x 1 2")
+    assert host.is_as_before()
 
 
 def test_another_living_upgrade_is_left_alone_and_a_dead_one_is_not(host):

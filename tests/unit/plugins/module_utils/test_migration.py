@@ -14,13 +14,14 @@ import pytest
 from fake_engine import FakeEngine, container
 
 from ansible_collections.echo_music.ops.plugins.module_utils import migration as module
-from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError, StackError
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, EchoError, EngineError, StackError
 from ansible_collections.echo_music.ops.plugins.module_utils.migration import (
     MigrationError,
     Record,
     ensure_migration,
     guard,
     is_held_back,
+    leave_stopped,
     read,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.migration_plan import resume
@@ -73,13 +74,17 @@ class SmallEngine(FakeEngine):
         self._containers[name] = dict(self._containers[name], restart_policy=policy)
 
     def stop(self, name, timeout=30):
+        self.container(name)
         self.set_state(name, "created" if self._containers[name]["state"] == "created" else "exited")
 
     def start(self, name):
-        if self.refuses:
+        if self.refuses or self.container(name)["state"] == "paused":
             raise StackError("Its port is in use.")
         health = "unhealthy" if self.sick else "healthy"
         self._containers[name] = dict(self._containers[name], state="running", health=health, started_at="2026-11-24T04:00:00Z")
+
+    def unpause(self, name):
+        self.set_state(name, "running")
 
     def reboot(self):
         for name, found in self._containers.items():
@@ -90,7 +95,7 @@ class SmallEngine(FakeEngine):
 class SmallDatabase:
     """A database with as many rows and as many writes as it is told."""
 
-    rows, written = dict(TABLES), 7
+    rows, written, dead = dict(TABLES), 7, False
 
     def __init__(self, engine, name):
         pass
@@ -99,6 +104,8 @@ class SmallDatabase:
         return dict(tables=dict(self.rows))
 
     def query(self, *unused):
+        if self.dead:
+            raise DatabaseError("No space left on device.")
         return [str(self.written)]
 
 
@@ -110,6 +117,7 @@ def pair(tmp_path, monkeypatch):
     monkeypatch.setattr(module.migration_keys, "withdraw", lambda login, migration_id: None)
     monkeypatch.setattr(SmallDatabase, "rows", dict(TABLES))
     monkeypatch.setattr(SmallDatabase, "written", 7)
+    monkeypatch.setattr(SmallDatabase, "dead", False)
     return Host(tmp_path / "old", "running"), Host(tmp_path / "new", "created")
 
 
@@ -275,6 +283,142 @@ def test_rows_that_are_lost_at_the_start_are_an_error(pair, monkeypatch):
     monkeypatch.setattr(SmallDatabase, "rows", {"public.users": 4})
     with pytest.raises(MigrationError, match="lost rows"):
         list(migrate(old, new))
+
+
+@pytest.mark.parametrize("steps", [5, 6], ids=["live", "committed"])
+def test_rows_that_clients_deleted_since_are_not_lost(pair, monkeypatch, steps):
+    old, new = pair
+    for unused in zip(range(steps), migrate(old, new)):
+        pass
+    monkeypatch.setattr(SmallDatabase, "rows", {"public.users": 4})
+    monkeypatch.setattr(SmallDatabase, "written", 8)
+    assert end(old, new) == "forward"
+    assert (old.serves, new.serves) == (False, True)
+    assert resume(old.record, new.record) == "done"
+
+
+def test_rows_that_nobody_deleted_are_lost_also_for_the_next_run(pair, monkeypatch):
+    old, new = pair
+    new.engine.sick = True
+    with pytest.raises(StackError, match="didn't become healthy"):
+        list(migrate(old, new))
+    new.engine.sick = False
+    new.engine.start("app")
+    monkeypatch.setattr(SmallDatabase, "rows", {"public.users": 4})
+    with pytest.raises(MigrationError, match="lost rows"):
+        end(old, new)
+
+
+def live(old, new):
+    for unused in zip(range(5), migrate(old, new)):
+        pass
+    assert (old.record["phase"], new.record["phase"]) == ("granted", "live") and new.serves
+
+
+def test_a_database_that_died_keeps_nobody_from_serving(pair, monkeypatch):
+    old, new = pair
+    live(old, new)
+    monkeypatch.setattr(SmallDatabase, "dead", True)
+    assert new.go("abandoned")["kept"] is True
+    back(old, new)
+    assert (old.serves, new.serves) == (True, False)
+    assert new.engine.container("app")["restart_policy"] == "no"
+
+
+@pytest.mark.parametrize("written, kept", [(7, False), (8, True)], ids=["nothing written", "something written"])
+def test_an_app_that_was_removed_counts_as_stopped(pair, monkeypatch, written, kept):
+    old, new = pair
+    live(old, new)
+    new.engine.remove("app")
+    monkeypatch.setattr(SmallDatabase, "written", written)
+    assert new.go("abandoned")["kept"] is kept
+    back(old, new)
+    assert old.serves
+
+
+def test_an_app_is_stopped_whatever_became_of_its_database(pair, monkeypatch):
+    old, new = pair
+    live(old, new)
+    new.engine.remove("db")
+    monkeypatch.setattr(SmallDatabase, "dead", True)
+    assert new.go("abandoned")["kept"] is True
+    assert not new.serves
+
+
+def test_without_an_engine_nobody_gives_a_word(pair, monkeypatch):
+    old, new = pair
+    live(old, new)
+
+    def stop(unused_name, timeout):
+        raise EngineError("The engine is away.")
+
+    monkeypatch.setattr(new.engine, "stop", stop)
+    with pytest.raises(EngineError):
+        new.go("abandoned")
+    assert new.record["phase"] == "live"
+
+
+@pytest.mark.parametrize("phase", ["committed", "abandoned"])
+def test_a_host_that_was_migrated_to_is_migrated_from(pair, tmp_path, phase):
+    old, new = pair
+    if phase == "committed":
+        list(migrate(old, new))
+    else:
+        old.go("serving"), new.go("preparing"), new.go("abandoned")
+        new.engine.start("app")
+    newest = Host(tmp_path / "newest", "created")
+    assert resume(new.record, newest.record) == "start"
+    for unused in migrate(new, newest):
+        assert not (new.serves and newest.serves)
+    assert (new.record["side"], new.record["phase"], newest.record["phase"]) == ("source", "migrated", "committed")
+    assert (new.serves, newest.serves) == (False, True)
+
+
+def test_a_host_that_is_being_migrated_to_is_not_migrated_from(pair):
+    old, new = pair
+    new.go("preparing")
+    with pytest.raises(MigrationError, match="is under way here"):
+        new.go("serving", id=None)
+    live(old, new)
+    with pytest.raises(MigrationError, match="is under way here"):
+        new.go("serving", id=None)
+
+
+@pytest.mark.parametrize("state", ["paused", "exited"])
+def test_an_app_that_a_backup_stopped_serves_again_after_a_release(pair, state):
+    old = pair[0]
+    old.engine.set_state("app", state)
+    old.go("serving")
+    assert leave_stopped("echo", "app", old.folder) is False
+    old.go("fenced")
+    assert leave_stopped("echo", "app", old.folder) is True
+    assert not old.serves
+    old.go("released")
+    assert old.serves
+
+
+def test_an_app_that_was_started_after_the_beginning_serves_again_after_a_release(pair):
+    old = pair[0]
+    old.engine.set_state("app", "exited")
+    old.go("serving")
+    old.engine.start("app")
+    old.go("fenced"), old.go("released")
+    assert old.serves
+
+
+def test_an_app_that_is_still_paused_serves_again_after_a_release(pair, monkeypatch):
+    old = pair[0]
+    old.go("serving")
+    old.engine.set_state("app", "paused")
+
+    def killed(unused_name, timeout):
+        raise Killed
+
+    monkeypatch.setattr(old.engine, "stop", killed)
+    with pytest.raises(Killed):
+        old.go("fenced")
+    old.go("released")
+    assert old.serves
 
 
 def test_an_app_that_runs_before_its_time_is_an_error(pair):

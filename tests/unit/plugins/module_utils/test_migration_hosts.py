@@ -15,6 +15,7 @@ import subprocess
 import pytest
 
 from ansible_collections.echo_music.ops.plugins.module_utils import migration_copy, migration_keys, migration_survey
+from ansible_collections.echo_music.ops.plugins.module_utils.engine import Engine, needs_mount
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EchoError
 
 ID = "6f1c2a9b"
@@ -232,6 +233,36 @@ def test_compose_config_is_told_without_its_secrets(tmp_path):
     ]
     assert found["services"][1]["role"] == "database"
     assert "secret" not in str(found)
+
+
+def test_compose_reads_the_variables_of_the_old_host(tmp_path, monkeypatch):
+    seen = []
+
+    class SmallCompose:
+        def __init__(self, deployment, host):
+            seen.append([os.path.basename(path) for path in deployment["files"] + [deployment["env_file"]]])
+
+        def config(self):
+            return dict(services={})
+
+    monkeypatch.setattr(migration_survey, "Compose", SmallCompose)
+    files = {"docker-compose.yml": "", "prod.env": "TAG=1"}
+    migration_survey.explain(Engine(), "echo", files, str(tmp_path), "prod.env")
+    assert seen == [["docker-compose.yml", "prod.env"]]
+
+
+@pytest.mark.parametrize(
+    "driver, options, needed",
+    [
+        (None, {}, False),
+        ("local", {}, False),
+        ("local", {"type": "tmpfs"}, True),
+        ("local", {"device": "/srv/music", "o": "bind"}, True),
+        ("rclone", {}, True),
+    ],
+)
+def test_which_volumes_the_engine_mounts(driver, options, needed):
+    assert needs_mount(driver, options) is needed
 
 
 def test_files_of_a_deployment_stay_in_its_folder(tmp_path):

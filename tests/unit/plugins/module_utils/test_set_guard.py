@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from ansible_collections.echo_music.ops.plugins.module_utils import set_guard
+from ansible_collections.echo_music.ops.plugins.module_utils import set_guard, set_lock
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import EngineError
 from ansible_collections.echo_music.ops.plugins.module_utils.process import identity
 from ansible_collections.echo_music.ops.plugins.module_utils.set_lock import read_lock, write_lock
@@ -54,14 +54,14 @@ def root(tmp_path):
     return str(folder)
 
 
-def lock(root, owner, quiesced=True):
+def lock(root, owner, quiesced=True, stack=None):
     record = dict(
         id=ID,
         owner=owner,
         taken="2026-11-24T03:00:00Z",
         lease=900,
         parts=[],
-        stack={},
+        stack=stack or {},
         quiesced=dict(mode="pause", container="echo-app") if quiesced else None,
     )
     write_lock(root, record)
@@ -77,6 +77,15 @@ def test_a_set_whose_owner_died_is_given_up_and_its_app_runs(app, root):
     assert app.read_text() == "running"
     assert read_lock(root) is None
     assert not [name for name in os.listdir(root) if "partial" in name]
+
+
+def test_an_app_that_a_migration_holds_back_stays_as_it_is(app, root, monkeypatch):
+    asked = []
+    monkeypatch.setattr(set_lock, "leave_stopped", lambda project, name: asked.append((project, name)) or True)
+    lock(root, dead(), stack=dict(project="music"))
+    set_guard.guard(PausedApp(app), root, ID, poll=0)
+    assert app.read_text() == "paused" and asked == [("music", "echo-app")]
+    assert read_lock(root) is None
 
 
 def test_an_engine_that_is_away_is_tried_again(app, root):
