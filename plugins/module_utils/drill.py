@@ -27,7 +27,12 @@ from ansible_collections.echo_music.ops.plugins.module_utils.extract import root
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import Database, last_lines
 from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase, seldom
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import explained
-from ansible_collections.echo_music.ops.plugins.module_utils.side_database import SIZE_EVERY, SideDatabase
+from ansible_collections.echo_music.ops.plugins.module_utils.side_database import (
+    SIZE_EVERY,
+    ServerError,
+    SideDatabase,
+    Superuser,
+)
 
 MOUNTS = {"uploads": "/app/uploads", "config": "/app/config", "data": "/app/data"}
 # Names of the database and its owner, and what it is like, where no manifest tells.
@@ -85,7 +90,8 @@ class Drill:
             env=dict(POSTGRES_USER=owner, POSTGRES_PASSWORD=self._secret(), POSTGRES_DB=name),
         )
         container = self._await_healthy("postgres", SERVER_TIMEOUT)
-        self._database = Database(self._engine, container["name"])
+        database = Database(self._engine, container["name"])
+        self._database = Superuser(database, database.name)
 
     def load(self, file, kind, like, globals_file=None):
         """Load a dump as a restore does; return the database, described, with its rows counted."""
@@ -101,9 +107,10 @@ class Drill:
             side.swap()
             return self._database.describe()
         except DatabaseError as error:
-            if self._engine.container(self._database.container)["state"] not in ALIVE:
-                raise StackError("The throwaway PostgreSQL died under the dump: %s" % error.what, "Was memory or disk short?")
-            raise
+            alive = self._engine.container(self._database.container)["state"] in ALIVE
+            if alive and not isinstance(error, ServerError):
+                raise
+            raise StackError("The throwaway PostgreSQL failed under the dump: %s" % error.what, "Was memory or disk short?")
 
     def unpack(self, component, file, expected, bytes_free, contain):
         """Unpack an archive into a volume as a restore does; return the volume's folder on the host."""

@@ -25,6 +25,7 @@ import errno
 import os
 import stat
 import subprocess
+import threading
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, SpaceError
 from ansible_collections.echo_music.ops.plugins.module_utils.survey import shown
@@ -172,11 +173,14 @@ def _remove_empty(folder):
 
 # -- folders -------------------------------------------------------------------------------------
 
+# Parts that are staged at the same time may share their hidden parent, which goes with the last one.
+_folders_lock = threading.Lock()
+
 
 def create_staging(staging, like=None):
     """Create a staging folder, with the owner, mode and attributes of ``like``."""
     parent = os.path.dirname(staging)
-    with _told(staging):
+    with _folders_lock, _told(staging):
         if os.path.basename(parent).startswith(RESERVED):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(parent, 0o700)
@@ -193,7 +197,7 @@ def create_staging(staging, like=None):
 def remove_folder(path):
     """Remove a folder, at once as far as anyone can see, and its hidden parent if that was the last."""
     parent = os.path.dirname(path)
-    with _told(path):
+    with _folders_lock, _told(path):
         if os.path.lexists(path):
             # What is half removed must not be taken for whole after a crash.
             if os.path.lexists(path + GOING):

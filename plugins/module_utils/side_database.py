@@ -52,6 +52,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
     DatabaseError,
     EchoError,
     EngineError,
+    SpaceError,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import PSQL, SESSION_ENVIRONMENT, Database
 
@@ -90,6 +91,14 @@ LOAD_CUSTOM = ["pg_restore", "--no-owner", "--no-acl", "--no-tablespaces", "--ex
 # How pg_restore and psql end when the server refuses a statement, and how their words begin.
 REFUSED = (1, 3)
 SAID = re.compile(r"(?:<stdin>:\d+: *)?(?:error|ERROR|FATAL): .{0,400}", re.S)
+# What of that is no matter of the dump: a disk that is full, and a server that lacks something else, or is gone.
+FULL = re.compile(r": (?:No space left on device|Disk quota exceeded)$|^HINT: +Check free disk space", re.M)
+GONE = re.compile(
+    r"out of (?:shared )?memory|shared memory segment|Input/output error|too many clients|remaining connection slots"
+    r"|server closed the connection|connection to server|no connection to the server|SSL SYSCALL|worker process died"
+    r"|terminating connection|canceling statement|the database system is"
+)
+DATA = "/var/lib/postgresql"
 DUMP = "/dump"
 # Privileges are told, not loaded. The comment of an extension is for its owner to make, who need not be the loader.
 READ_CUSTOM = """
@@ -144,6 +153,10 @@ SELECT format('GRANT %s ON DATABASE %I TO %s%s', privilege_type, {new},
     CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
 FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba))) WHERE datname = {old} \\gexec
 """
+
+
+class ServerError(DatabaseError):
+    """A server, or a program at work with it, failed; that tells nothing of a dump."""
 
 
 def names(live, operation=None):
@@ -358,18 +371,30 @@ class SideDatabase:
 
     @contextlib.contextmanager
     def _refused(self, path):
-        """Name the dump and PostgreSQL's own words where the server refused what is in it."""
+        """Name the dump and PostgreSQL's own words where the server refused what is in it, or had no room for it."""
         try:
             yield
         except CommandError as error:
-            said = SAID.search(error.details.get("stderr") or "")
-            if error.details.get("exit_code") not in REFUSED or not said:
+            match = SAID.search(error.details.get("stderr") or "")
+            said = match.group() if match else ""
+            if error.details.get("exit_code") not in REFUSED or not said or GONE.search(said.splitlines()[0]):
                 raise
-            raise DatabaseError(
-                "The dump %s can't be loaded into the database %s in the container %s: %s"
-                % (path, self.side, self._live.container, " ".join(said.group().replace("<stdin>:", "line ").split())),
-                "Restore from another dump. The live database %s was not touched." % self.live,
+            what = "The dump %s can't be loaded into the database %s in the container %s: %s" % (
+                path,
+                self.side,
+                self._live.container,
+                " ".join(said.replace("<stdin>:", "line ").split()),
             )
+            untouched = "The live database %s was not touched." % self.live
+            if FULL.search(said):
+                raise SpaceError(what, "Make room on the disk of %s. %s" % (self._data_folder(), untouched))
+            raise DatabaseError(what, "Restore from another dump. %s" % untouched)
+
+    def _data_folder(self):
+        """Return where the server's data lies on its host."""
+        mounts = self._side.inspected()["mounts"]
+        places = [mount["source"] for mount in mounts if mount["destination"].startswith(DATA)]
+        return (places or [self._live.engine.data_root()])[0]
 
     def _helper(self, argv, env, network, **options):
         # The image's own entrypoint is for starting a server.
@@ -398,7 +423,7 @@ class SideDatabase:
                 command.finish()
         except CommandError:
             return
-        raise DatabaseError(
+        raise ServerError(
             "The PostgreSQL %d.%d in the container %s lets its superuser in without a password, and its psql can't be "
             "restricted, so plain SQL from elsewhere could do anything there."
             % (divmod(server["version"], 10000) + (self._live.container,)),
@@ -512,6 +537,10 @@ class Superuser(Database):
         env = super(Superuser, self).environment(more)
         env["PGOPTIONS"] = (env.get("PGOPTIONS", "") + " -c search_path=pg_catalog").strip()
         return env
+
+    def _explanation(self, doing, error):
+        found = super(Superuser, self)._explanation(doing, error)
+        return ServerError(found.what, found.remedy, **found.details) if isinstance(found, DatabaseError) else found
 
     def tell(self, doing, *statements):
         """Have statements run that no argument list shows, each on its own; psql's ``\\gexec`` is one."""

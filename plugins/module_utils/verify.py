@@ -76,7 +76,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import read_manifest
 from ansible_collections.echo_music.ops.plugins.module_utils.set_use import reading
-from ansible_collections.echo_music.ops.plugins.module_utils.side_database import compare
+from ansible_collections.echo_music.ops.plugins.module_utils.side_database import ServerError, compare
 from ansible_collections.echo_music.ops.plugins.module_utils.stack import find_containers
 from ansible_collections.echo_music.ops.plugins.module_utils.survey import shown
 from ansible_collections.echo_music.ops.plugins.module_utils.version import VERSION
@@ -345,8 +345,9 @@ class Verification:
         tried = (AppError,) if self._options["app_image"] else ()
         if self._options["server_version"] or self._options["server_image"]:
             tried += (DatabaseError,)
+        of_the_host = (SpaceError, StackError, EngineError, ServerError)
         # What lacks a library says so with the exception.
-        return "exception" not in error.details and not isinstance(error, (SpaceError, StackError, EngineError) + tried)
+        return "exception" not in error.details and not isinstance(error, of_the_host + tried)
 
     def _recorded_failure(self, problems):
         """Write the proof of a failure; that it can't be written must not hide what it says."""

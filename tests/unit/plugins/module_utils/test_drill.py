@@ -13,9 +13,17 @@ import pytest
 from fake_engine import FakeCommand, FakeEngine, image
 
 from ansible_collections.echo_music.ops.plugins.module_utils import drill as drill_module
+from ansible_collections.echo_music.ops.plugins.module_utils import postgres, side_database
 from ansible_collections.echo_music.ops.plugins.module_utils.drill import AppError, Drill
-from ansible_collections.echo_music.ops.plugins.module_utils.errors import ArchiveError, DatabaseError, EngineError, StackError
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
+    ArchiveError,
+    DatabaseError,
+    EngineError,
+    SpaceError,
+    StackError,
+)
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import END_OF_ANSWER
+from ansible_collections.echo_music.ops.plugins.module_utils.side_database import ServerError, SideDatabase
 
 APP = image("echo:1")
 REDIS = image("redis:7-alpine")
@@ -189,11 +197,60 @@ def test_a_dump_that_is_refused_is_the_sets_matter(engine, side):
 def test_a_server_that_dies_under_the_dump_is_the_hosts_matter(engine, side):
     side.errors = [DatabaseError("It was lost.")]
     fake = engine()
-    with pytest.raises(StackError, match="died under the dump: It was lost"):
+    with pytest.raises(StackError, match="failed under the dump: It was lost"):
         with Drill(fake) as drill:
             drill.start_server("sha256:pg", "echo", "echo")
             fake.set_state(fake.throwaways[-1], "exited")
             drill.load("/set/dump", "custom", {})
+
+
+@pytest.mark.parametrize(
+    "error, kind", [(ServerError("It was lost."), StackError), (SpaceError("It is full."), SpaceError)], ids=["lost", "full"]
+)
+def test_a_server_that_fails_and_lives_on_is_the_hosts_matter(engine, side, error, kind):
+    side.errors = [error]
+    with pytest.raises(kind, match=error.what):
+        with Drill(engine()) as drill:
+            drill.start_server("sha256:pg", "echo", "echo")
+            drill.load("/set/dump", "custom", {})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        dict(exit_code=137, stderr="Killed\n"),
+        dict(exit_code=1, stderr="pg_restore: error: COPY failed for table \"t\": server closed the connection unexpectedly\n"),
+        dict(exit_code=1, stderr="pg_restore: error: could not execute query: ERROR:  out of memory\nDETAIL:  Failed.\n"),
+        dict(lost=True),
+    ],
+    ids=["killed", "lost", "memory", "engine"],
+)
+def test_a_load_that_breaks_off_is_the_hosts_matter(engine, tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(drill_module, "SideDatabase", SideDatabase)
+    monkeypatch.setattr(side_database, "require_loadable", lambda *unused: None)
+    monkeypatch.setattr(postgres, "GRACE", 0)
+    dump = tmp_path / "postgres_dump.backup"
+    dump.write_bytes(b"PGDMP")
+
+    def psql(call):
+        if call.stdin:
+            return FakeCommand(reply=lambda data: [])
+        return FakeCommand(b'{"version": 150018, "port": "5432"}\n')
+
+    fake = FakeEngine(answers=dict(psql=psql, helper=lambda call: FakeCommand(**fault)), root=tmp_path)
+    with pytest.raises(StackError, match="failed under the dump"):
+        with Drill(fake) as drill:
+            drill.start_server("sha256:pg", "echo", "echo")
+            drill.load(str(dump), "custom", drill_module.LIKE)
+    assert fake.throwaways == []
+
+
+def test_a_question_that_breaks_off_is_the_hosts_matter(tmp_path):
+    fake = FakeEngine(answers=dict(psql=lambda call: FakeCommand(exit_code=2, stderr="no connection")), root=tmp_path)
+    with Drill(fake) as drill:
+        drill.start_server("sha256:pg", "echo", "echo")
+        with pytest.raises(ServerError, match="no connection"):
+            drill.database.query("SELECT 1;")
 
 
 def test_a_damaged_archive_leaves_nothing(engine, archive):

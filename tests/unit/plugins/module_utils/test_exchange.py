@@ -10,6 +10,8 @@ import itertools
 import os
 import stat
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -278,3 +280,35 @@ def test_another_file_system_stops_it_before_the_first_rename(volumes):
     finally:
         subprocess.run(["umount", str(inner)], check=True)
     assert volume.is_(volume.old)
+
+
+def test_parts_that_are_staged_together_share_their_hidden_folder(tmp_path):
+    hidden, names = ".echo-restore-7", ["uploads", "config", "data"]
+
+    def stage(volume, name):
+        staging = "%s/%s-new" % (hidden, name)
+        exchange.discard(volume, staging)
+        exchange.create_staging(os.path.join(volume, staging), volume)
+        return os.stat(os.path.join(volume, hidden)).st_mode & 0o777, os.path.isdir(os.path.join(volume, staging))
+
+    def remove(volume, name):
+        exchange.remove_folder("%s/%s/%s-new" % (volume, hidden, name))
+
+    often, interval = 100, sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(len(names)) as threads:
+            for number in range(often):
+                volume = tmp_path / str(number)
+                volume.mkdir()
+                staged = list(threads.map(stage, [str(volume)] * len(names), names))
+                assert staged == [(0o700, True)] * len(names), number
+                # As long as one is there, it is; and the one that is removed meanwhile takes none along.
+                going = threads.map(remove, [str(volume)] * 2, names[:2])
+                coming = list(threads.map(stage, [str(volume)], ["cache"]))
+                assert list(going) == [None, None] and coming == [(0o700, True)], number
+                assert sorted(os.listdir(str(volume / hidden))) == ["cache-new", "data-new"], number
+                list(threads.map(remove, [str(volume)] * 2, ["cache", "data"]))
+                assert os.listdir(str(volume)) == [], number
+    finally:
+        sys.setswitchinterval(interval)

@@ -15,10 +15,16 @@ import re
 import pytest
 from fake_engine import FakeCommand, FakeEngine, container
 
-from ansible_collections.echo_music.ops.plugins.module_utils import side_database
-from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, SetError
+from ansible_collections.echo_music.ops.plugins.module_utils import postgres, side_database
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, SetError, SpaceError
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import Database
-from ansible_collections.echo_music.ops.plugins.module_utils.side_database import LOADER, SideDatabase, compare, names
+from ansible_collections.echo_music.ops.plugins.module_utils.side_database import (
+    LOADER,
+    ServerError,
+    SideDatabase,
+    compare,
+    names,
+)
 
 PASSWORD = "it's the superuser's"
 LIKE = dict(encoding="UTF8", collate="C", ctype="C", extensions=[dict(name="pg_trgm", version="1.6")])
@@ -185,6 +191,63 @@ def test_psql_says_the_line_of_the_dump(dump):
     server = Server("music_server", SIDE, helper=lambda call: FakeCommand(exit_code=3, stderr=said))
     with pytest.raises(DatabaseError, match="line 7: ERROR: must be superuser"):
         server.side.load(dump(), "sql")
+
+
+@pytest.mark.parametrize(
+    "kind, exit_code, said",
+    [
+        ("sql", 3, "psql:<stdin>:7: ERROR:  could not extend file \"base/5/1\": No space left on device\nHINT:  Make room.\n"),
+        (
+            "custom",
+            1,
+            "pg_restore: error: COPY failed for table \"t\": ERROR:  could not extend file \"base/5/1\": "
+            "wrote only 4096 of 8192 bytes at block 7\nHINT:  Check free disk space.\nCONTEXT:  COPY t, line 1\n",
+        ),
+        ("custom", 1, "pg_restore: error: could not execute query: ERROR:  could not write to file \"x\": Disk quota exceeded\n"),
+    ],
+)
+@pytest.mark.parametrize("mounted", [True, False])
+def test_a_full_disk_is_not_the_dumps_fault(dump, tmp_path, kind, exit_code, said, mounted):
+    server = Server("music_server", SIDE, helper=lambda call: FakeCommand(exit_code=exit_code, stderr=said))
+    server.engine._root = tmp_path / "docker"
+    if mounted:
+        data = dict(source="/srv/pg", destination="/var/lib/postgresql/data")
+        server.engine.container("echo-postgres")["mounts"] = [dict(source="/x", destination="/backups"), data]
+    with pytest.raises(SpaceError) as caught:
+        server.side.load(dump(), kind)
+    assert "Make room on the disk of %s." % ("/srv/pg" if mounted else tmp_path / "docker") in caught.value.remedy
+    assert "another dump" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "exit_code, said",
+    [
+        (137, "Killed\n"),
+        (2, "psql:<stdin>:7: FATAL:  terminating connection due to administrator command\n"),
+        (1, "pg_restore: error: COPY failed for table \"t\": server closed the connection unexpectedly\n\tThis probably means\n"),
+        (1, "pg_restore: error: connection to server at \"x\" failed: FATAL:  the database system is in recovery mode\n"),
+        (1, "pg_restore: error: a worker process died unexpectedly\n"),
+        (3, "psql:<stdin>:7: ERROR:  out of memory\nDETAIL:  Failed on request of size 8.\n"),
+        (3, "psql:<stdin>:7: ERROR:  could not resize shared memory segment \"/x\" to 8 bytes: No space left on device\n"),
+    ],
+)
+def test_a_load_that_breaks_off_is_not_the_dumps_fault(dump, monkeypatch, exit_code, said):
+    monkeypatch.setattr(postgres, "GRACE", 0)
+    server = Server("music_server", SIDE, helper=lambda call: FakeCommand(exit_code=exit_code, stderr=said))
+    with pytest.raises(ServerError) as caught:
+        server.side.load(dump(), "custom")
+    assert "another dump" not in str(caught.value)
+
+
+def test_what_a_dump_holds_is_not_taken_for_what_the_server_says(dump):
+    said = (
+        "pg_restore: error: COPY failed for table \"t\": ERROR:  invalid input syntax for type integer: \"x\"\n"
+        "CONTEXT:  COPY t, line 1, column a: \"server closed the connection: No space left on device\"\n"
+    )
+    server = Server("music_server", SIDE, helper=lambda call: FakeCommand(exit_code=1, stderr=said))
+    with pytest.raises(DatabaseError, match="Restore from another dump") as caught:
+        server.side.load(dump(), "custom")
+    assert not isinstance(caught.value, ServerError)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
     StackError,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.proof import is_proven, read_proofs
+from ansible_collections.echo_music.ops.plugins.module_utils.side_database import ServerError
 from ansible_collections.echo_music.ops.plugins.module_utils.verify import VerifyError, check_files, ensure_verified
 
 SET_ID = "backup_2026-11-24_03-00-00"
@@ -480,6 +481,8 @@ def test_a_step_that_fails_fails_the_set(engine, folder, drill, step, error):
     [
         ("server", StackError("no server"), {}),
         ("server", EngineError("gone"), {}),
+        ("load", SpaceError("full"), {}),
+        ("load", ServerError("lost"), {}),
         ("unpack", SpaceError("full"), {}),
         ("app", AppError("not healthy"), dict(app_image="echo:2")),
         ("load", DatabaseError("refused"), dict(server_version=17)),
