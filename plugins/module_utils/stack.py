@@ -78,8 +78,10 @@ def find_containers(engine, project=None, database_container=None, app_container
     groups = _groups(everything)
     candidates = _candidates(groups)
     if project is not None:
-        # Of a project with other names than Echo's, what is known by its name belongs to what was named.
-        parts = (groups if chosen else candidates).get(project, {})
+        # Who names the project, or a container, knows it for Echo's, also where the app is gone.
+        parts = groups.get(project, {})
+        if not chosen and "redis" not in parts:
+            parts = candidates.get(project, {})
         if "database" not in dict(parts, **chosen):
             raise StackError(
                 "No Echo project %s on the Docker Engine at %s." % (project, engine.host),

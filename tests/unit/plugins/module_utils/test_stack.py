@@ -184,6 +184,13 @@ def test_one_name_brings_the_rest_of_its_project():
         stack.discover(Host(db, app, wiki), project="wiki")
 
 
+def test_a_named_project_is_found_without_its_app():
+    db, redis = container("music-db", "postgres", "music"), container("music-redis", "redis", "music")
+    assert sorted(stack.discover(Host(db, redis), project="music")["containers"]) == ["database", "redis"]
+    with pytest.raises(StackError, match="No Echo found"):
+        stack.discover(Host(db, redis))
+
+
 def test_the_app_is_known_by_its_image():
     app = dict(container("music-app-1", "app", "music", [mount("/app/data", "d")]), image="ghcr.io/alexzafra13/echo:1.2")
     found = stack.discover(Host(container("music-postgres-1", "postgres", "music"), app))
