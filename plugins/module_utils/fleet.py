@@ -9,6 +9,7 @@ from __future__ import annotations
 import calendar
 import time
 
+from ansible_collections.echo_music.ops.plugins.module_utils.retention import last_of_all, whole_data
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import human
 from ansible_collections.echo_music.ops.plugins.module_utils.shrink import find_shrunk
 
@@ -18,6 +19,8 @@ DAY = 24 * 60 * 60
 GROWTH_DAYS = 30
 SETS_THAT_MUST_FIT = 2
 PLOT = (160, 32)
+# Clocks differ by a little; what is later than that tells nothing of its age.
+SKEW = 60 * 60
 
 
 def assess(answers, now, max_age, max_proven_age, shrink_alarm):
@@ -61,6 +64,8 @@ def _lines(hosts, counts):
 
 def ago(seconds):
     """Return an age as people say it."""
+    if seconds < -SKEW:
+        return "in the future"
     for size, unit in ((DAY, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
             count = int(seconds // size)
@@ -91,7 +96,7 @@ def _host(answer, now, limits):
         volumes=_volumes(stack, complete, now),
         space=info.get("backup_space"),
     )
-    host["problems"] = _problems(host, answer, stack, sets, complete, info.get("runs") or {}, limits)
+    host["problems"] = _problems(host, answer, stack, sets, complete, info.get("runs") or {}, now, limits)
     states = [problem["state"] for problem in host["problems"]]
     host["state"] = min(states, key=ORDER.index) if states else GOOD
     return host
@@ -124,19 +129,21 @@ def _version(stack):
 def _last(complete, now):
     if not complete:
         return None
-    newest = complete[-1]
-    age = max(0, now - newest["epoch"])
-    size = newest["bytes"]
-    return dict(id=newest["id"], time=newest["epoch"], age=age, ago=ago(age), bytes=size, size=human(size))
+    data = whole_data(complete)
+    last = last_of_all(complete, data)
+    lacking = [] if last is complete[-1] else sorted(part for part in data if last_of_all(complete, {part}) is last)
+    age = now - last["epoch"]
+    size = last["bytes"]
+    return dict(id=last["id"], time=last["epoch"], age=age, ago=ago(age), bytes=size, size=human(size), lacking=lacking)
 
 
 def _proven(complete, now):
-    for item in reversed(complete):
-        drill = item.get("drill")
-        if item.get("proven") and drill and drill["time"]:
-            age = max(0, now - epoch(drill["time"]))
-            return dict(id=item["id"], age=age, ago=ago(age), rto_seconds=drill["rto_seconds"])
-    return None
+    proven = [item for item in complete if item.get("proven") and item.get("drill") and item["drill"]["time"]]
+    last = last_of_all(proven, whole_data(complete))
+    if not last:
+        return None
+    age = now - epoch(last["drill"]["time"])
+    return dict(id=last["id"], age=age, ago=ago(age), rto_seconds=last["drill"]["rto_seconds"])
 
 
 def _volumes(stack, complete, now):
@@ -162,17 +169,18 @@ def _growth(role, size, since, now):
     return None
 
 
-def _lost(complete, alarm):
-    """Return what the newest set lost, in words."""
+def _lost(complete, last, alarm):
+    """Return what the newest set lost, or the newest with all of the data, in words."""
     sets = [
         dict(id=item["id"], good=True, accepted=item.get("accepted", False), holds=item["holds"])
         for item in complete
         if "holds" in item
     ]
-    return find_shrunk(sets, alarm).get(complete[-1]["id"]) if complete else None
+    lost = find_shrunk(sets, alarm)
+    return lost.get(complete[-1]["id"], lost.get(last["id"])) if complete else None
 
 
-def _problems(host, answer, stack, sets, complete, runs, limits):
+def _problems(host, answer, stack, sets, complete, runs, now, limits):
     if answer["error"]:
         return [dict(state=BAD, text=answer["error"])]
     found = []
@@ -190,7 +198,12 @@ def _problems(host, answer, stack, sets, complete, runs, limits):
     if not host["last"]:
         say(BAD, "There is no complete backup.")
     elif host["last"]["age"] > limits["max_age"]:
-        say(BAD, "The last backup was made %s.", host["last"]["ago"])
+        of = " of " + " and ".join(host["last"]["lacking"]) if host["last"]["lacking"] else ""
+        say(BAD, "The last backup%s was made %s.", of, host["last"]["ago"])
+    if complete and complete[-1]["epoch"] - now > SKEW:
+        say(BAD, "The last backup, %s, is from the future. Is the host's clock right?", complete[-1]["id"])
+    if host["proven"] and host["proven"]["age"] < -SKEW:
+        say(BAD, "The last restore drill, of %s, is from the future. Is the host's clock right?", host["proven"]["id"])
     for operation, entry in sorted(runs.items()):
         if entry["last"]["outcome"] == "failure":
             moment = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(entry["finished"]["failure"]))
@@ -202,7 +215,7 @@ def _problems(host, answer, stack, sets, complete, runs, limits):
         say(WARN, "No backup has been proven by a restore drill.")
     elif host["proven"] and host["proven"]["age"] > limits["max_proven_age"]:
         say(WARN, "The last restore drill that passed was %s.", host["proven"]["ago"])
-    lost = _lost(complete, limits["shrink_alarm"])
+    lost = _lost(complete, host["last"], limits["shrink_alarm"])
     if lost:
         say(WARN, "The last backup holds much less than before (%s).", "; ".join(lost))
     for item in sets:

@@ -28,6 +28,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.outcomes import (
     with_outcome,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.proof import DRILL, read_proofs
+from ansible_collections.echo_music.ops.plugins.module_utils.retention import last_of_all, whole_data
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import MANIFEST, explained, free_bytes, sync_folder
 from ansible_collections.echo_music.ops.plugins.module_utils.set_list import list_sets
 from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import read_manifest
@@ -174,7 +175,7 @@ def _of_runs(base, outcomes):
 
 def _of_sets(base, root):
     complete = [item for item in list_sets(root) if item["complete"] and item["origin"] == "collection"]
-    proven = [item for item in complete if item["proven"]]
+    projects = _by_project(base, complete)
     newest = read_manifest(os.path.join(complete[-1]["path"], MANIFEST)) if complete else None
     rivals = [dict(item, good=True) for item in complete if item["project"] == newest["project"]]
     drills = [
@@ -184,6 +185,12 @@ def _of_sets(base, root):
 
     def one(value):
         return [] if value is None else [(base, value)]
+
+    def moments(chosen):
+        """Return up to which moment each project has sets of all of its data; of all sets, or those that are proven."""
+        last = [(labels, last_of_all(chosen(sets), whole_data(sets))) for labels, sets in projects]
+        told = [(labels, _epoch(item["time"])) for labels, item in last if item]
+        return [(labels, moment) for labels, moment in told if moment is not None]
 
     def parts(key):
         artifacts = newest["artifacts"] if newest else []
@@ -198,8 +205,8 @@ def _of_sets(base, root):
         Family(
             "echo_backup_set_timestamp_seconds",
             "gauge",
-            "The moment that the newest complete set shows.",
-            one(_epoch(complete[-1]["time"]) if complete else None),
+            "The moment that the newest complete set shows; of parts that sets have by themselves, the oldest.",
+            moments(lambda sets: sets),
         ),
         Family(
             "echo_backup_set_bytes",
@@ -235,8 +242,8 @@ def _of_sets(base, root):
         Family(
             "echo_backup_proven_timestamp_seconds",
             "gauge",
-            "The moment that the newest proven set shows.",
-            one(_epoch(proven[-1]["time"]) if proven else None),
+            "The moment that the newest proven set shows; of parts that sets have by themselves, the oldest.",
+            moments(lambda sets: [item for item in sets if item["proven"]]),
         ),
         Family(
             "echo_backup_drill_timestamp_seconds",
@@ -257,6 +264,14 @@ def _of_sets(base, root):
             one(_free(root)),
         ),
     ]
+
+
+def _by_project(base, complete):
+    """Return ``[(labels, sets)]`` of each project; its name is a label only where a root has several."""
+    found = {}
+    for item in complete:
+        found.setdefault(item["project"], []).append(item)
+    return [(dict(base, project=name or "") if len(found) > 1 else base, sets) for name, sets in found.items()]
 
 
 def _free(root):

@@ -34,7 +34,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.offsite_restic impo
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_rsync import RsyncEnd
 from ansible_collections.echo_music.ops.plugins.module_utils.progress import phase, wanted
 from ansible_collections.echo_music.ops.plugins.module_utils.proof import fingerprint
-from ansible_collections.echo_music.ops.plugins.module_utils.prune import survey_sets
+from ansible_collections.echo_music.ops.plugins.module_utils.prune import protected, survey_sets
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     ID,
     LATEST,
@@ -75,6 +75,7 @@ def ensure_offsite(
     shrink_alarm=ALARM,
     known=None,
     within=WITHIN,
+    protect=(),
     check=False,
     run=None,
     sleep=time.sleep,
@@ -85,7 +86,7 @@ def ensure_offsite(
         _check_destination(destination)
         with _workplace(root, destination["name"], writes=not check and state in WRITES) as (scratch, lock):
             programs = _programs(destination, lock, run)
-            job = Job(destination, root, scratch, programs, shrink_alarm, known, within, check, sleep)
+            job = Job(destination, root, scratch, programs, shrink_alarm, known, within, protect, check, sleep)
             if state != "planned" or known is None:
                 job.persist(job.end.prepare)
             result = STATES[state](job, source)
@@ -103,7 +104,7 @@ def ensure_offsite(
 class Job:
     """One destination at work: its far end, where we put temporary files, and how patient we are."""
 
-    def __init__(self, destination, root, scratch, programs, shrink_alarm, known, within, check, sleep):
+    def __init__(self, destination, root, scratch, programs, shrink_alarm, known, within, protect, check, sleep):
         self.host = destination.get("host") or socket.gethostname()
         self.destination = destination
         self.root = root
@@ -112,6 +113,7 @@ class Job:
         self.shrink_alarm = shrink_alarm
         self.known = known
         self.within = within
+        self.protect = protect
         self.check = check
         self.retried = 0
         self.rules = destination.get("retention") or {}
@@ -141,7 +143,7 @@ class Job:
 
     def described(self, receipt):
         """Return what a result says of a copy."""
-        keys = ("id", "time", "bytes", "age", "components", "project") + receipts.FLAGS
+        keys = ("id", "time", "bytes", "age", "components", "project", "holds") + receipts.FLAGS
         return dict(dict((key, receipt.get(key)) for key in keys), where=self.end.where(receipt["id"]))
 
     def receipt_file(self, receipt):
@@ -240,7 +242,10 @@ def _caught_up(job, unused_source):
 
 def _judged(job, local, there):
     """Return what each local set is to the far end, and what is known of it here."""
-    judged = plans.catch_up(local, there, job.rules, time.time())
+    # Of a set that lies on both sides more is known here.
+    every = dict(dict((copy["id"], copy) for copy in there), **local)
+    lost = plans.find_lost(every.values(), job.shrink_alarm)
+    judged = plans.catch_up(local, there, job.rules, time.time(), lost)
     manifests = dict((copy["id"], copy.get("manifest_sha256")) for copy in there)
     for item in judged:
         known = local[item["id"]]
@@ -338,23 +343,31 @@ def _fetch(job, receipt, path):
 
 def _pruned(job, unused_source):
     there = job.persist(job.end.sets)
-    decided = plans.judge(there.values(), job.rules, time.time())
+    lost = plans.find_lost(dict(job.local_sets(), **there).values(), job.shrink_alarm)
+    decided = protected(plans.judge(there.values(), job.rules, time.time(), lost), job.protect)
     leaving = [there[item["id"]] for item in decided if not item["keep"]]
     described = [job.end.where(receipt["id"]) for receipt in leaving]
     if leaving and not job.check:
-        job.persist(lambda: job.end.remove(_still_there(job, leaving)))
+        # All of them at each try: what is half removed isn't listed any more.
+        job.persist(lambda: job.end.remove(leaving))
     return dict(
         changed=bool(leaving),
         decisions=decided,
         removed=[receipt["id"] for receipt in leaving],
+        alarms=_alarms(job, there, lost),
         diff=dict(before="".join("%s\n" % line for line in described), after=""),
     )
 
 
-def _still_there(job, leaving):
-    """Return what an earlier try has not removed yet."""
-    there = job.end.sets()
-    return [receipt for receipt in leaving if receipt["id"] in there]
+def _alarms(job, there, lost):
+    """Return what a person should know of, in sentences: the newest copy of each project, where only others tell its loss."""
+    newest = dict((there[set_id].get("project"), set_id) for set_id in sorted(there))
+    return [
+        "The copy %s holds much less than those before it there (%s). It evicts none of them. If that is right, accept the "
+        "set: echo_backup_set with state=accepted." % (job.end.where(set_id), "; ".join(lost[set_id]))
+        for set_id in newest.values()
+        if set_id in lost
+    ]
 
 
 def _verified(job, source):

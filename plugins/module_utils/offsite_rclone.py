@@ -19,6 +19,8 @@ from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetEr
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_command import LinkError, OffsiteError, failure
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_receipt import (
     LIMIT,
+    MARK,
+    MARK_TEXT,
     NOT_COPIED,
     RECEIPT,
     parse,
@@ -35,7 +37,6 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
 )
 
 MINIMUM = (1, 54)
-MARK = "offsite.partial"
 EXCLUDED = ["--exclude=/" + name for name in NOT_COPIED + (MARK, ".*")]
 USAGE, FOLDER_MISSING, FILE_MISSING, NO_RETRY, FATAL = 2, 3, 4, 6, 7
 LASTING = {USAGE, FOLDER_MISSING, FILE_MISSING, NO_RETRY, FATAL}
@@ -101,10 +102,8 @@ class RcloneEnd:
         """Copy a set, check it there, and let it count; return ``(bytes sent, how it was checked)``."""
         set_id = receipt["id"]
         for left in sorted(self._partial - {set_id} - set(missing)):
-            self._do("purge", "Could not remove %s" % self.where(left), self._place(left))
-        mark = os.path.join(self._scratch, MARK)
-        write_file(mark, b"The copy is not complete without offsite.json.\n")
-        self._upload(mark, set_id, MARK)
+            self._remove(left)
+        self._upload(self._write_mark(), set_id, MARK)
         self._partial.add(set_id)
         sent = self._send(folder, set_id)
         checked = self._compare(folder, set_id)
@@ -150,13 +149,12 @@ class RcloneEnd:
                 os.chmod(os.path.join(folder, name), 0o600)
 
     def remove(self, receipts):
-        """Remove copies, first the receipt, so that what is half removed doesn't count."""
+        """Remove copies, first the receipt, so that what is half removed doesn't count; those that are gone are no failure."""
+        mark = self._write_mark()
         for receipt in receipts:
-            what = "Could not remove %s" % self.where(receipt["id"])
-            finished = self._rclone("deletefile", self._place(receipt["id"], RECEIPT))
-            if finished.code not in (FOLDER_MISSING, FILE_MISSING):
-                self._check(finished, what)
-            self._do("purge", what, self._place(receipt["id"]))
+            # By it a later run finds what this one can't remove any more.
+            self._upload(mark, receipt["id"], MARK)
+            self._remove(receipt["id"])
 
     # -- rclone --------------------------------------------------------------------------------
 
@@ -178,6 +176,17 @@ class RcloneEnd:
             )
         self._check(finished, "Could not compare with %s" % self.where(set_id))
         return how
+
+    def _remove(self, set_id):
+        what = "Could not remove %s" % self.where(set_id)
+        for which in ("--include=/" + RECEIPT, "--exclude=/" + MARK):
+            self._do("delete", what, which, self._place(set_id))
+        self._do("purge", what, self._place(set_id))
+
+    def _write_mark(self):
+        path = os.path.join(self._scratch, MARK)
+        write_file(path, MARK_TEXT)
+        return path
 
     def _upload(self, path, set_id, name):
         self._do("copyto", "Could not write %s of %s" % (name, self.where(set_id)), path, self._place(set_id, name))

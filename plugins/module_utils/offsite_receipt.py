@@ -40,8 +40,12 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     write_file,
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.set_manifest import files_problem, read_manifest
+from ansible_collections.echo_music.ops.plugins.module_utils.shrink import holdings
 
 RECEIPT = "offsite.json"
+# Of a folder that isn't whole.
+MARK = "offsite.partial"
+MARK_TEXT = b"The copy is not complete without offsite.json.\n"
 FORMAT = "echo-offsite/1"
 SUFFIX = ".age"
 LIMIT = 1024 * 1024
@@ -50,7 +54,9 @@ AGE_MINIMUM = (1, 0)
 # What people said of a set is in the receipt.
 NOT_COPIED = (RECEIPT, PINNED, ACCEPTED)
 KEYS = dict(host=str, time=str, bytes=int, age=bool, components=list, manifest_sha256=str, sums_sha256=str)
-FLAGS = ("proven", "pinned", "shrunk")
+FLAGS = ("proven", "pinned", "shrunk", "accepted")
+# What a set holds is told by names that end no line, and no tag of restic.
+HELD = re.compile(r"[A-Za-z0-9_. -]{1,128}\Z")
 SUM = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*)\Z")
 
 
@@ -72,6 +78,7 @@ def describe(folder, host, known=None):
         layout=manifest["layout"],
         components=manifest["components"],
         bytes=sum(os.path.getsize(os.path.join(folder, name)) for name in set_files(folder)),
+        holds=checked_holds(holdings(manifest)),
         manifest_sha256=fingerprint(folder),
         sums_sha256=sha256_of(os.path.join(folder, CHECKSUMS))[0],
         age=False,
@@ -85,6 +92,12 @@ def flags_of(known):
     return dict((name, bool(known.get(name))) for name in FLAGS)
 
 
+def checked_holds(holds):
+    """Return of what a set is said to hold what can be compared: ``{name: rows or bytes}``."""
+    told = holds.items() if isinstance(holds, dict) else ()
+    return dict((name, size) for name, size in told if HELD.match(name) and type(size) is int)
+
+
 def parse(data):
     """Return a receipt read at the far end, None for what isn't one."""
     try:
@@ -93,7 +106,7 @@ def parse(data):
             return None
         if not all(isinstance(receipt[name], kind) for name, kind in KEYS.items()):
             return None
-        return dict(dict.fromkeys(FLAGS, False), **receipt)
+        return dict(dict.fromkeys(FLAGS, False), **dict(receipt, holds=checked_holds(receipt.get("holds"))))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

@@ -29,6 +29,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.offsite_receipt imp
     FORMAT,
     LIMIT,
     NOT_COPIED,
+    checked_holds,
     parse_sums,
     set_files,
 )
@@ -182,8 +183,11 @@ class ResticEnd:
 
     def remove(self, receipts):
         """Forget snapshots, and remove what no other one needs."""
-        ids = [self._snapshots[receipt["id"]]["id"] for receipt in receipts]
-        self._do("Could not remove snapshots", "forget", "--prune", *(ids + self._unfinished()))
+        self.sets()
+        # What an earlier try has forgotten already is no snapshot any more, and its data still to be removed.
+        there = [self._snapshots[receipt["id"]]["id"] for receipt in receipts if receipt["id"] in self._snapshots]
+        ids = there + self._unfinished()
+        self._do("Could not remove snapshots", *(["forget", "--prune"] + ids if ids else ["prune"]))
 
     # -- restic --------------------------------------------------------------------------------
 
@@ -261,6 +265,7 @@ def _tags(receipt):
     tags += ["manifest:" + receipt["manifest_sha256"], "layout:" + receipt["layout"]]
     tags += ["components:" + "+".join(receipt["components"])]
     tags += ["project:" + receipt["project"]] if receipt["project"] else []
+    tags += ["holds:" + ";".join("%s=%d" % held for held in sorted(receipt["holds"].items()))]
     return tags + [flag for flag in FLAGS if receipt[flag]]
 
 
@@ -281,5 +286,11 @@ def _receipt(snapshot):
         bytes=int(told["bytes"]),
         manifest_sha256=told.get("manifest"),
         age=False,
+        holds=checked_holds(dict(_held(held) for held in told.get("holds", "").split(";"))),
     )
     return dict(receipt, **dict((flag, flag in tags) for flag in FLAGS))
+
+
+def _held(text):
+    name, unused, size = text.rpartition("=")
+    return name, int(size) if size.isdigit() else None

@@ -23,6 +23,8 @@ from ansible_collections.echo_music.ops.plugins.module_utils.offsite_command imp
 )
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_receipt import (
     LIMIT,
+    MARK,
+    MARK_TEXT,
     NOT_COPIED,
     RECEIPT,
     parse,
@@ -34,6 +36,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     explained,
     read_small,
     staging,
+    write_file,
 )
 
 MINIMUM = (3, 1)
@@ -73,19 +76,27 @@ cd "$1" && sha256sum -c SHA256SUMS >/dev/null || exit 1
 set -- "$2" $(sha256sum <SHA256SUMS)
 if [ "$1" != "$2" ]; then echo "its SHA256SUMS is another one" >&2; exit 1; fi
 """
-FLUSH = 'sync -f "$1" 2>/dev/null || sync'
+# Where sync can be told which file system, it tells of errors as well.
+FLUSH = """
+case $(sync --help 2>&1) in
+  *-f* | *-df*) sync -f . || exit 1 ;;
+  *) sync || exit 1 ;;
+esac
+"""
+# A copy counts once it has its name, so its data comes down to the disk before that.
 PUBLISH = """
 cd "$1" || exit 1
+""" + FLUSH + """
 if [ -e "$3" ]; then mv "$3" ".trash_$3" || exit 1; fi
 mv "$2" "$3" || exit 1
 rm -rf ".trash_$3"
-set -- .
 """ + FLUSH
 REMOVE = """
 cd "$1" || exit 1
 shift
 for set do
-  mv "$set" ".trash_$set" && rm -rf ".trash_$set" || exit 1
+  if [ -e "$set" ]; then mv "$set" ".trash_$set" || exit 1; fi
+  rm -rf ".trash_$set" || exit 1
 done
 """
 
@@ -110,6 +121,7 @@ class RsyncEnd:
         self._target = target
         self._checksum = False
         self._has_shell = None
+        self._partial = set()
         self.folder = os.path.join(self._base, host)
 
     def where(self, set_id):
@@ -147,18 +159,24 @@ class RsyncEnd:
         inbox = os.path.join(self._scratch, "receipts")
         with explained("create", inbox):
             os.makedirs(inbox, mode=0o700, exist_ok=True)
-        only = ["--include=/backup_*/", "--include=/backup_*/" + RECEIPT, "--exclude=*", "--delete"]
+        only = ["--include=/backup_*/"] + ["--include=/backup_*/" + name for name in (RECEIPT, MARK)]
+        only += ["--exclude=*", "--delete", "--ignore-times"]
         finished = self._rsync(["--recursive", "--prune-empty-dirs"] + only, self._far() + "/", inbox + "/")
         if finished.code == PARTIAL_TRANSFER and MISSING.search(finished.stderr):
             return {}
         self._check(finished, "Could not list the sets in %s" % self.where(""))
+        self._partial = set()
         found = {}
         for name in os.listdir(inbox):
             path = os.path.join(inbox, name, RECEIPT)
-            if ID.match(name) and os.path.lexists(path):
+            if not ID.match(name):
+                continue
+            if os.path.lexists(path):
                 receipt = parse(read_small(path, LIMIT))
                 if receipt and receipt["id"] == name:
                     found[name] = receipt
+            elif os.path.lexists(os.path.join(inbox, name, MARK)):
+                self._partial.add(name)
         return found
 
     # -- a copy --------------------------------------------------------------------------------
@@ -172,6 +190,7 @@ class RsyncEnd:
             begun = self._prepare([set_id] + missing)
         else:
             self._make_folder()
+            self._remove_from_here(sorted(self._partial - {set_id} - set(missing)))
             begun = True
         sent = self._send(folder, partial, _neighbours(set_id, known), begun)
         if shell:
@@ -215,27 +234,40 @@ class RsyncEnd:
 
     def fetch(self, receipt, folder):
         """Copy a set back."""
-        options = ["--recursive", "--times", "--partial", "--chmod=D700,F600", "--exclude=/" + RECEIPT]
+        options = ["--recursive", "--times", "--partial", "--chmod=D700,F600"]
+        options += ["--exclude=/" + name for name in (RECEIPT, MARK)]
         source = "%s/%s/" % (self._far(), receipt["id"])
         self._check(self._rsync(options, source, folder + "/"), "Could not fetch %s" % self.where(receipt["id"]))
 
     def remove(self, receipts):
-        """Remove copies."""
+        """Remove copies; those that are gone already are no failure."""
         names = [receipt["id"] for receipt in receipts]
         if self._shell():
             self._at_far_end(REMOVE, "Could not remove sets from %s" % self.where(""), self.folder, *names)
             return
+        marked = os.path.join(self._scratch, "marked")
+        for name in names:
+            with explained("create", marked):
+                os.makedirs(os.path.join(marked, name), mode=0o700, exist_ok=True)
+            write_file(os.path.join(marked, name, MARK), MARK_TEXT)
+        # By it a later run finds what this one can't remove any more.
+        finished = self._rsync(["--recursive", "--chmod=D700,F600"], marked + "/", self._far() + "/")
+        self._check(finished, "Could not remove sets from %s" % self.where(""))
+        self._remove_from_here(names)
+
+    # -- rsync ---------------------------------------------------------------------------------
+
+    def _remove_from_here(self, names):
         nothing = os.path.join(self._scratch, "nothing")
         with explained("create", nothing):
             os.makedirs(nothing, mode=0o700, exist_ok=True)
         for name in names:
-            # First the receipt, so that what is half removed doesn't count.
-            for last in ("/" + RECEIPT, "/***"):
-                only = ["--recursive", "--delete", "--include=/%s/" % name, "--include=/%s%s" % (name, last)]
+            # First the receipt, so that what is half removed doesn't count, last the mark, by which it is found.
+            every, marked = "--include=/%s/***" % name, "--exclude=/%s/%s" % (name, MARK)
+            for words in (["--include=/%s/%s" % (name, RECEIPT)], [marked, every], [every]):
+                only = ["--recursive", "--delete", "--include=/%s/" % name] + words
                 finished = self._rsync(only + ["--exclude=*"], nothing + "/", self._far() + "/")
                 self._check(finished, "Could not remove %s" % self.where(name))
-
-    # -- rsync ---------------------------------------------------------------------------------
 
     def _prepare(self, set_ids):
         """Make the host's folder, and remove what of other sets was begun; tell whether the first one was."""
@@ -262,7 +294,8 @@ class RsyncEnd:
         return int(re.sub(r"\D", "", found.group(1))) if found else 0
 
     def _send_file(self, path, name, as_name):
-        finished = self._rsync(["--times", "--chmod=F600"], path, "%s/%s/%s" % (self._far(), name, as_name))
+        # A receipt may change within a second, and keep its size.
+        finished = self._rsync(["--ignore-times", "--times", "--chmod=F600"], path, "%s/%s/%s" % (self._far(), name, as_name))
         self._check(finished, "Could not copy %s to %s" % (as_name, self.where("")))
 
     def _make_folder(self):

@@ -32,17 +32,21 @@ from ansible_collections.echo_music.ops.plugins.module_utils.shrink import ALARM
 SCRIPT = "script"
 TRASH = ".trash_"
 IN_USE = "it is being read"
+PROTECTED = "made by this run"
 
 
-def ensure_pruned(root, retention, shrink_alarm=ALARM, script_sets=False, check=False, now=None):
-    """Delete the sets that no rule keeps; return the module's result, in check mode without deleting any."""
+def ensure_pruned(root, retention, shrink_alarm=ALARM, script_sets=False, protect=(), check=False, now=None):
+    """Delete the sets that no rule keeps; return the module's result, in check mode without deleting any.
+
+    Those to ``protect`` stay, by their ids: where a clock was put back, the set just made is the oldest.
+    """
     rules = checked_rules(retention)
     if not 0 <= shrink_alarm <= 1:
         raise SetError("The shrink alarm is %s, which is no share." % shrink_alarm, "Give one from 0 (off) to 1.")
     root = os.path.realpath(root)
     found = survey_sets(root, shrink_alarm)
     judged = [item for item in found if script_sets or item["origin"] != SCRIPT]
-    decisions = plan(judged, rules, time.time() if now is None else now)
+    decisions = protected(plan(judged, rules, time.time() if now is None else now), protect)
     items = dict((item["id"], item) for item in found)
     for decision in decisions:
         decision.update(_facts(items[decision["id"]]))
@@ -61,6 +65,14 @@ def ensure_pruned(root, retention, shrink_alarm=ALARM, script_sets=False, check=
         alarms=alarms(root, found),
         diff=_diff(decisions, kept),
     )
+
+
+def protected(decisions, ids):
+    """Return what a plan decided, with some sets kept that no rule keeps."""
+    return [
+        dict(item, keep=True, reasons=[PROTECTED]) if item["id"] in ids and not item["keep"] else item
+        for item in decisions
+    ]
 
 
 def survey_sets(root, shrink_alarm=ALARM):

@@ -85,6 +85,26 @@ def checked_rules(rules):
     return checked
 
 
+def whole_data(sets):
+    """Return the data of the newest set that holds the most, of sets of one project, oldest first."""
+    return max((data_of(item) for item in reversed(sets)), key=len, default=frozenset())
+
+
+def last_of_all(sets, data):
+    """Return up to which set all of the data is backed up: of the newest with each part of it the oldest; or None.
+
+    So copies of the database alone, made every hour, don't hide that those of the rest have stopped.
+    """
+    newest = [max((n for n, item in enumerate(sets) if part in data_of(item)), default=-1) for part in data]
+    last = min(newest, default=len(sets) - 1)
+    return None if last < 0 else sets[last]
+
+
+def data_of(item):
+    """Return what data a set holds, by the names of the classic layout."""
+    return frozenset().union(*(DATA.get(component, ()) for component in item.get("components") or ()))
+
+
 # -- one group ---------------------------------------------------------------------------------
 
 
@@ -134,10 +154,7 @@ def _kind(item):
 
 def _group(item):
     """What a rival must have to evict the set: ``(project, data)``."""
-    data = set()
-    for component in item.get("components") or ():
-        data |= DATA.get(component, set())
-    return item.get("project"), frozenset(data)
+    return item.get("project"), data_of(item)
 
 
 def _covers(rival, group):

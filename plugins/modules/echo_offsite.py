@@ -54,6 +54,8 @@ options:
   shrink_alarm:
     description:
       - As for M(echo_music.ops.echo_prune). A copy of a set that shrank evicts no other.
+      - A set is compared with those at the destination as well, so one of a host that was made anew, and holds next to
+        nothing, evicts none of what was there before. RV(alarms) tells it.
     type: float
     default: 0.5
   within:
@@ -68,6 +70,13 @@ options:
       - For O(state=received), what V(planned) told in RV(sets) on the host that the sets are of. It goes to the receipts.
     type: list
     elements: dict
+  protect:
+    description:
+      - For O(state=pruned), ids of sets that stay whatever the rules say, such as the one that was just made. Where the
+        host's clock was put back, it looks like the oldest.
+    type: list
+    elements: str
+    default: []
   destination:
     description:
       - The other place.
@@ -296,10 +305,20 @@ set:
       description: Whether it holds much less than the ones before it.
       type: bool
       returned: success
+    accepted:
+      description: Whether someone said that it is right nevertheless.
+      type: bool
+      returned: success
+    holds:
+      description: How much it holds by which a loss is found, rows of tables and bytes of parts.
+      type: dict
+      returned: success
   sample:
+    accepted: false
     age: false
     bytes: 2872156
     components: [database, uploads, config, deployment]
+    holds: {"all tables": 2000, "public.users": 40, "uploads": 3145728}
     id: backup_2026-11-24_21-06-34
     pinned: false
     project: echo
@@ -311,7 +330,7 @@ sets:
   description:
     - With O(state=listed), the sets of this host that lie there, oldest first, each as in RV(set).
     - With O(state=caught_up) and O(state=planned), the complete sets of O(root), newest first, each with
-      C(proven), C(pinned) and C(shrunk) as in RV(set), and with what follows.
+      C(proven), C(pinned), C(shrunk) and C(accepted) as in RV(set), and with what follows.
   returned: when O(state=listed), O(state=caught_up) or O(state=planned)
   type: list
   elements: dict
@@ -405,6 +424,12 @@ removed:
   type: list
   elements: str
   sample: [backup_2026-11-24_21-02-53]
+alarms:
+  description: What a person should know - the newest copy holds much less than those before it there. Also shown as warnings.
+  returned: when O(state=pruned)
+  type: list
+  elements: str
+  sample: []
 destination:
   description: The destination's C(name) and C(type), and the C(host) under which the sets lie there.
   returned: success
@@ -481,6 +506,7 @@ ARGUMENTS = dict(
     shrink_alarm=dict(type="float", default=0.5),
     within=dict(type="int", default=14400),
     known=dict(type="list", elements="dict"),
+    protect=dict(type="list", elements="str", default=[]),
     destination=dict(type="dict", options=DESTINATION, required=True),
 )
 
@@ -491,6 +517,8 @@ def main():
         result = ensure_offsite(check=module.check_mode, **module.params)
     except EchoError as error:
         module.fail_json(**error.as_result())
+    for alarm in result.get("alarms", ()):
+        module.warn(alarm)
     if not module._diff:
         result.pop("diff", None)
     module.exit_json(**result)

@@ -54,6 +54,13 @@ options:
       - Apply the rules to folders of the 2024 script as well, and delete those that no rule keeps.
     type: bool
     default: false
+  protect:
+    description:
+      - Ids of sets that stay whatever the rules say, such as the one that was just made. Where the host's clock was put
+        back, it looks like the oldest.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 attributes:
@@ -225,6 +232,7 @@ def main():
             retention=dict(type="dict", default={}),
             shrink_alarm=dict(type="float", default=0.5),
             script_sets=dict(type="bool", default=False),
+            protect=dict(type="list", elements="str", default=[]),
         ),
         supports_check_mode=True,
     )

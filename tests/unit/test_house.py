@@ -82,6 +82,21 @@ def test_role_takes_variables_of_the_command_line(role):
             assert [use for use in uses if use != whole and use[1] not in good] == [], name
 
 
+def tasks_of(content):
+    """Yield the tasks of a file, those in blocks as well."""
+    for task in content or []:
+        yield task
+        for part in ("block", "rescue", "always"):
+            yield from tasks_of(task.get(part))
+
+
+def test_role_needs_no_root_on_the_controller(role):
+    """``ansible_become: true`` of an inventory outvotes the keyword ``become: false``, and the variable doesn't."""
+    tasks = [task for path in (role / "tasks").glob("*.yml") for task in tasks_of(load(path))]
+    delegated = [task for task in tasks if task.get("delegate_to") == "localhost"]
+    assert [task["name"] for task in delegated if task.get("vars", {}).get("ansible_become") is not False] == []
+
+
 def test_role_readme_names_every_variable(role):
     readme = (role / "README.md").read_text(encoding="utf-8")
     options = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]

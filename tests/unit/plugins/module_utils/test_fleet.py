@@ -115,6 +115,49 @@ def test_backups_that_are_not_as_they_should_be(told, state, text):
     assert (host["state"], texts(host)) == (state, [text])
 
 
+def test_what_is_from_the_future_needs_a_person():
+    told = info(backup(2 * DAY, proven=DAY), backup(-365 * DAY))
+    host = judged(told)
+    assert (host["state"], host["last"]["ago"]) == ("bad", "in the future")
+    assert texts(host) == ["The last backup, backup_2027-11-24_12-00-00, is from the future. Is the host's clock right?"]
+    host = judged(info(backup(HOUR, proven=-2 * HOUR)))
+    assert (host["state"], host["proven"]["ago"]) == ("bad", "in the future")
+    assert texts(host) == [
+        "The last restore drill, of backup_2026-11-24_11-00-00, is from the future. Is the host's clock right?"
+    ]
+    # Clocks differ by a little.
+    host = judged(info(backup(-60, proven=-60)))
+    assert (host["state"], host["last"]["ago"], host["proven"]["ago"]) == ("good", "just now", "just now")
+
+
+def test_copies_of_the_database_alone_do_not_hide_that_the_rest_is_old():
+    def of(components, *arguments, **options):
+        return dict(backup(*arguments, **options), components=components)
+
+    whole = of(["database", "uploads", "config", "deployment"], 3 * DAY, size=5000, proven=9 * DAY)
+    hourly = [of(["database"], age * HOUR, proven=HOUR) for age in (3, 2, 1)]
+    host = judged(info(whole, *hourly))
+    assert (host["state"], host["last"]["id"], host["last"]["size"]) == ("bad", whole["id"], "4.9 KiB")
+    assert texts(host) == [
+        "The last backup of config and uploads was made 3 days ago.",
+        "The last restore drill that passed was 9 days ago.",
+    ]
+    # A set of the other layout has what its one archive has; parts may come one by one.
+    assert texts(judged(info(whole, of(["database", "data"], 2 * HOUR, proven=HOUR), *hourly))) == []
+    parts = [of([part], HOUR, proven=HOUR) for part in ("uploads", "config")]
+    assert texts(judged(info(whole, *(parts + hourly)))) == []
+    assert texts(judged(info(dict(whole, proven=False), *(parts[:1] + hourly)))) == [
+        "The last backup of config was made 3 days ago.",
+        "No backup has been proven by a restore drill.",
+    ]
+    small = of(["database", "uploads", "config"], 4 * HOUR, uploads=0, proven=HOUR)
+    whole["holds"]["uploads"] = 10**6
+    (text,) = texts(judged(info(whole, small, *(dict(item, holds={"public.users": 40}) for item in hourly))))
+    assert text.startswith("The last backup holds much less than before (uploads: 0 bytes,")
+    # Who backs up nothing but the database has all of it.
+    assert texts(judged(info(*hourly))) == []
+
+
 def test_a_failed_drill_and_a_failed_run_need_a_person():
     told = info(backup(2 * DAY, proven=DAY), backup(HOUR))
     told["backup_sets"][-1].update(drill=dict(time=at(60), passed=False, rto_seconds=None))

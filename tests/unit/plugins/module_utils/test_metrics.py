@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 
+import made_sets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -200,6 +201,31 @@ def test_sets_of_other_components_are_not_compared(root, state, make_set):
     _let_it_hold(make_set()["set"], 10**6)
     make_set(components=["config"])
     assert value(update(root, state=state), "echo_backup_set_least_share") is None
+
+
+def test_copies_of_the_database_alone_do_not_hide_that_the_rest_is_old(tmp_path, state):
+    root = str(tmp_path)
+    old = [made_sets.make_set(root, age) for age in (5, 3)]
+    hourly = [made_sets.make_set(root, age / 24.0, components=["database"]) for age in (2, 1)]
+    for name in (old[0], hourly[1]):
+        proof = dict(level="drill", passed=True, finished="2026-11-24T04:00:00Z", rto_seconds=1.0)
+        record_proof(os.path.join(root, name), dict(proof, manifest_sha256=fingerprint(os.path.join(root, name))))
+    result = update(root, state=state)
+    day = made_sets.DAY
+    assert value(result, "echo_backup_set_timestamp_seconds", root=root) == made_sets.NOW - 3 * day
+    assert value(result, "echo_backup_proven_timestamp_seconds", root=root) == made_sets.NOW - 5 * day
+    made_sets.make_set(root, 0, components=["database", "data"])
+    assert value(update(root, state=state), "echo_backup_set_timestamp_seconds") == made_sets.NOW
+
+
+def test_one_project_does_not_hide_another(tmp_path, state):
+    root = str(tmp_path)
+    made_sets.make_set(root, 3)
+    assert update(root, state=state)["metrics"]["echo_backup_set_timestamp_seconds"][0]["labels"] == dict(root=root)
+    made_sets.make_set(root, 1, project="other")
+    result = update(root, state=state)
+    moments = [value(result, "echo_backup_set_timestamp_seconds", root=root, project=name) for name in ("echo", "other")]
+    assert moments == [made_sets.NOW - 3 * made_sets.DAY, made_sets.NOW - made_sets.DAY]
 
 
 def test_without_sets_the_rest_is_told(root, state, textfiles):

@@ -22,7 +22,9 @@ from ansible_collections.echo_music.ops.plugins.module_utils.offsite_command imp
     persist,
     run_program,
 )
+from ansible_collections.echo_music.ops.plugins.module_utils.offsite_rclone import OPTIONS
 from ansible_collections.echo_music.ops.plugins.module_utils.offsite_rsync import CHECK
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import human
 
 from offsite_lab import SECRET, Lab, Watch, is_whole, make_set, prove
 from restic_repository import PASSWORD
@@ -205,6 +207,143 @@ def test_what_people_said_of_a_set_goes_with_it(lab, kind):
     (pinned / "pinned").unlink()
     assert lab.do("copied", lab.destination(kind))["refreshed"] == [pinned.name]
     assert lab.do("pruned", rules)["removed"] == [pinned.name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_host_that_was_made_anew_evicts_nothing_of_what_it_had(lab, kind):
+    for day in (1, 2, 3):
+        make_set(lab.root, day)
+        lab.do("copied", lab.destination(kind))
+    rules = lab.destination(kind, retention={"keep_last": 2})
+    anew = lab.path / "anew"
+    for day in (10, 11, 12):
+        # Nothing here tells that it holds next to nothing.
+        latest = make_set(anew, day, shrunk=True)
+        lab.do("copied", rules, root=anew)
+        pruned = lab.do("pruned", rules, root=anew)
+        (alarm,) = pruned["alarms"]
+        assert lab.do("listed", rules)["sets"][-1]["where"] in alarm
+        assert "uploads: 0 bytes, %s in %s" % (human(10**6), DAYS[2]) in alarm
+    # The oldest of either kind have had their time.
+    assert lab.listed(rules) == DAYS[1:3] + DAYS[10:12]
+    assert lab.do("pruned", dict(rules, retention={"keep_last": 1}), root=anew, shrink_alarm=0, check=True)["removed"] == [
+        DAYS[10],
+        DAYS[2],
+        DAYS[1],
+    ]
+
+    # A person says that it is right.
+    (latest / "accepted").touch()
+    assert lab.do("copied", rules, root=anew)["refreshed"] == [latest.name]
+    pruned = lab.do("pruned", rules, root=anew)
+    assert pruned["alarms"] == [] and pruned["removed"] == [DAYS[1]]
+    make_set(anew, 13, shrunk=True)
+    lab.do("copied", rules, root=anew)
+    pruned = lab.do("pruned", rules, root=anew)
+    assert pruned["alarms"] == [] and DAYS[2] in pruned["removed"]
+
+
+def test_a_plan_for_a_host_that_was_made_anew_keeps_what_it_had(lab):
+    for day in (1, 2):
+        make_set(lab.root, day)
+        lab.do("copied", lab.destination())
+    known = lab.do("listed", lab.destination())["sets"]
+    assert known[0]["holds"] == dict(uploads=10**6, config=10**6)
+    anew = lab.path / "anew"
+    for day in (10, 11):
+        make_set(anew, day, shrunk=True)
+    planned = lab.do("planned", lab.destination(retention={"keep_last": 1}), known=known, root=anew)["sets"]
+    assert statuses(planned) == [(DAYS[10], "missing"), (DAYS[9], "unwanted")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_set_of_this_run_stays_where_the_clock_was_put_back(lab, kind):
+    for day in (1, 2, 3):
+        make_set(lab.root, day)
+        lab.do("copied", lab.destination(kind), DAYS[day - 1])
+    rules = lab.destination(kind, retention={"keep_last": 1})
+    pruned = lab.do("pruned", rules, protect=[DAYS[0]])
+    assert pruned["removed"] == [DAYS[1]] and lab.listed(rules) == [DAYS[0], DAYS[2]]
+    assert pruned["decisions"][-1]["reasons"] == ["made by this run"]
+
+
+def breaks_off(kind, step, day):
+    """The program that fails in a removal, once the copy doesn't count any more: by its arguments."""
+    broken, folder = (1, b"", b"connection reset"), "--include=/%s/" % day
+    if kind == "rclone" and step == "mark":
+        return ["rclone", "purge"], broken
+    if kind == "rclone":
+        return ["rclone", "delete"] + OPTIONS + ["--exclude=/offsite.partial"], broken
+    last = [folder + "***"] if step == "mark" else ["--exclude=/%s/offsite.partial" % day, folder + "***"]
+    return ["rsync", "--recursive", "--delete", folder] + last, (30,) + broken[1:]
+
+
+@pytest.mark.parametrize("kind, step", [("ssh", "data"), ("ssh", "mark"), ("rclone", "data"), ("rclone", "mark")])
+def test_a_removal_that_broke_off_is_ended_by_another_try(lab, kind, step):
+    lab.guard()
+    for day in (1, 2, 3):
+        make_set(lab.root, day)
+        lab.do("copied", lab.destination(kind))
+    rules = lab.destination(kind, retention={"keep_last": 1})
+    result = lab.do("pruned", rules, run=Watch(run_program, [breaks_off(kind, step, DAYS[0])]))
+    assert result["retried"] == 1 and result["removed"] == DAYS[1::-1]
+    assert lab.copies() == [DAYS[2]]
+
+
+@pytest.mark.parametrize("kind, step", [("ssh", "data"), ("ssh", "mark"), ("rclone", "data"), ("rclone", "mark")])
+def test_a_removal_that_broke_off_is_ended_by_another_run(lab, kind, step):
+    lab.guard()
+    for day in (1, 2):
+        make_set(lab.root, day)
+        lab.do("copied", lab.destination(kind))
+    rules = lab.destination(kind, retries=0, retention={"keep_last": 1})
+    with pytest.raises(LinkError, match="Could not remove"):
+        lab.do("pruned", rules, run=Watch(run_program, [breaks_off(kind, step, DAYS[0])]))
+    assert lab.listed(rules) == [DAYS[1]] and lab.copies() == DAYS[:2]
+    # Not made by us, so not ours to remove.
+    (lab.far / "music" / DAYS[8]).mkdir()
+    (lab.far / "music" / DAYS[8] / "mine").write_text("mine")
+    make_set(lab.root, 3)
+    lab.do("copied", dict(rules, retries=2))
+    assert lab.copies() == [DAYS[1], DAYS[2], DAYS[8]]
+
+
+def test_a_removal_by_the_shell_there_is_ended_by_another_try(lab):
+    for day in (1, 2):
+        make_set(lab.root, day)
+        lab.do("copied", lab.destination("ssh"))
+
+    def answer_lost(argv, **how):
+        """Let the answer be lost after all was done."""
+        done = run_program(argv, **how)
+        if ".trash_$set" in argv[-1] and not lost:
+            lost.append(argv)
+            return 255, b"", b"Connection closed"
+        return done
+
+    lost = []
+    result = lab.do("pruned", lab.destination("ssh", retention={"keep_last": 1}), run=answer_lost)
+    assert result["retried"] == 1 and result["removed"] == [DAYS[0]] and lab.copies() == [DAYS[1]]
+
+
+def test_what_restic_has_forgotten_is_removed_by_another_try(lab):
+    uploads = {"uploads.tar.gz": os.urandom(200000)}
+    for day in (1, 2):
+        make_set(lab.root, day, files=uploads if day == 1 else None)
+        lab.do("copied", lab.destination("restic"))
+
+    def breaking(argv, **how):
+        """Let the link break between the two halves of forget --prune."""
+        if "forget" in argv and not broken:
+            broken.append(run_program([word for word in argv if word != "--prune"], **how))
+            return 1, b"", b"connection reset"
+        return run_program(argv, **how)
+
+    broken = []
+    result = lab.do("pruned", lab.destination("restic", retention={"keep_last": 1}), run=breaking)
+    assert result["retried"] == 1 and lab.listed(lab.destination("restic")) == [DAYS[1]]
+    left = sum(path.stat().st_size for path in (lab.far / "data").rglob("*") if path.is_file())
+    assert left < 200000
 
 
 # -- catching up --------------------------------------------------------------------------------
@@ -418,6 +557,42 @@ def test_a_copy_has_its_name_only_when_it_is_whole(lab):
     assert lab.copies() == [".%s.partial" % DAYS[1]]
     lab.do("copied", lab.destination())
     assert lab.copies() == [DAYS[1]]
+
+
+# What lies there when data comes down to the disk; SYNC_FAILS is the disk that doesn't take it.
+SYNC = """#!/bin/sh
+if [ "$1" = --help ]; then echo "$SYNC_HELP"; exit; fi
+echo "$*:" .backup_* backup_* >>"$SYNC_LOG"
+exit "${SYNC_FAILS:-0}"
+"""
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh", "received"])
+@pytest.mark.parametrize("help_text, arguments", [("-f, --file-system", "-f ."), ("[-df] [FILE]", "-f ."), ("", "")])
+def test_a_copy_counts_only_when_its_data_is_on_the_disk(lab, monkeypatch, kind, help_text, arguments):
+    (lab.path / "bin" / "sync").write_text(SYNC)
+    (lab.path / "bin" / "sync").chmod(0o755)
+    monkeypatch.setenv("SYNC_LOG", str(lab.path / "sync_log"))
+    monkeypatch.setenv("SYNC_HELP", help_text)
+    folder, partial = make_set(lab.root, 1), ".%s.partial" % DAYS[0]
+
+    def copy():
+        if kind != "received":
+            return lab.do("copied", lab.destination(kind, retries=0))
+        subprocess.run(["mkdir", "-p", str(lab.far / "music" / partial)], check=True)
+        subprocess.run(["cp", "-r", "%s/." % folder, str(lab.far / "music" / partial)], check=True)
+        return lab.do("received", lab.destination(), folder.name, root=lab.far / "music")
+
+    monkeypatch.setenv("SYNC_FAILS", "1")
+    with pytest.raises(OffsiteError, match="Could not publish"):
+        copy()
+    assert partial in lab.copies() and folder.name not in lab.copies()
+    (lab.path / "sync_log").unlink()
+    monkeypatch.setenv("SYNC_FAILS", "0")
+    assert copy()["copied"]
+    before, after = (lab.path / "sync_log").read_text().splitlines()
+    assert before == "%s: %s backup_*" % (arguments, partial)
+    assert after == "%s: .backup_* %s" % (arguments, folder.name)
 
 
 def test_a_copy_that_is_wrong_is_mended_by_content(lab):
@@ -828,6 +1003,15 @@ def test_room_is_asked_for_first(lab, age_keys, monkeypatch, recipients):
 )
 def test_a_receipt_that_is_none(data):
     assert offsite_receipt.parse(data) is None
+
+
+def test_what_a_receipt_says_that_a_set_holds_is_numbers_by_plain_names(lab):
+    make_set(lab.root, 1)
+    lab.do("copied", lab.destination())
+    receipt = json.loads((lab.far / "music" / DAYS[0] / "offsite.json").read_text())
+    for holds in (None, [], {"uploads": "9"}, {"uploads": True}, {"\x1b[2J": 9}, {"a;b": 9}, {"a,b=": 9}):
+        assert offsite_receipt.parse(json.dumps(dict(receipt, holds=holds)).encode())["holds"] == {}
+    assert offsite_receipt.parse(json.dumps(receipt).encode())["holds"] == dict(uploads=10**6, config=10**6)
 
 
 @pytest.mark.parametrize("line", ["0" * 64 + "  ../passwd", "0" * 64 + "  a/b", "0" * 63 + "  a", "nonsense"])

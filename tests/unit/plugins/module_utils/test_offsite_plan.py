@@ -11,7 +11,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.echo_music.ops.plugins.module_utils.offsite_plan import catch_up, judge, missing
+from ansible_collections.echo_music.ops.plugins.module_utils.offsite_plan import catch_up, find_lost, judge, missing
 
 DAY = 86400
 NOW = calendar.timegm((2026, 11, 24, 12, 0, 0))
@@ -35,7 +35,11 @@ def ids(sets):
 
 
 def plan(local, copies, rules):
-    return catch_up(dict((item["id"], item) for item in local), copies, rules, NOW)
+    return catch_up(dict((item["id"], item) for item in local), copies, rules, NOW, lost(local, copies))
+
+
+def lost(local, copies):
+    return find_lost(dict((item["id"], item) for item in copies + local).values(), 0.5)
 
 
 def test_what_was_missed_is_copied_newest_first():
@@ -71,9 +75,31 @@ def test_what_was_learnt_here_since_the_copy_counts():
     assert sets[2]["id"] in missing(plan(sets, [told], {"keep_last": 1}))
 
 
+def test_a_loss_is_found_that_only_the_far_end_tells():
+    sets = daily(4, holds={"public.users": 100})
+    for item in sets[2:]:
+        item["holds"] = {"public.users": 10}
+    assert lost(sets[2:], []) == {}
+    told = lost(sets[2:], sets[:2])
+    assert sorted(told) == ids(sets[2:])
+    assert told[sets[3]["id"]] == ["public.users: 10 rows, 100 rows in %s" % sets[1]["id"]]
+    assert lost([dict(item, project="other") for item in sets[2:]], sets[:2]) == {}
+    # What was told where the set was made isn't told twice; what was accepted, or holds nothing known, isn't at all.
+    assert lost([dict(sets[2], shrunk=True)], sets[:2]) == lost([dict(sets[2], accepted=True)], sets[:2]) == {}
+    assert lost([dict(sets[2], holds=None)], sets[:2]) == {}
+    rules = {"keep_last": 1}
+    kept = [item["id"] for item in judge(sets, rules, NOW, told) if item["keep"]]
+    assert kept == [sets[3]["id"], sets[1]["id"]]
+    assert [item["id"] for item in judge(sets, rules, NOW) if item["keep"]] == [sets[3]["id"]]
+
+
 FLAGS = st.fixed_dictionaries(
     dict(proven=st.booleans(), pinned=st.integers(0, 9).map(lambda n: not n), shrunk=st.booleans()),
-    optional=dict(project=st.sampled_from(["a", "b"]), components=st.sampled_from([CLASSIC, ["database"], ["data"], []])),
+    optional=dict(
+        holds=st.fixed_dictionaries({"public.users": st.sampled_from([0, 40, 60, 100])}),
+        accepted=st.booleans(),
+        project=st.sampled_from(["a", "b"]), components=st.sampled_from([CLASSIC, ["database"], ["data"], []]),
+    ),
 )
 PLACED = st.tuples(FLAGS, st.sampled_from(["here", "there", "both"]))
 SETS = st.dictionaries(st.integers(NOW - 900 * DAY, NOW + 3 * DAY), PLACED, max_size=25)
@@ -88,5 +114,5 @@ def test_no_copy_that_was_caught_up_is_pruned_then(placed, rules):
     copies = [item for item, place in sets if place != "here"]
     came = missing(plan(local, copies, rules))
     then = copies + [item for item in local if item["id"] in came]
-    assert set(came) <= set(item["id"] for item in judge(then, rules, NOW) if item["keep"])
+    assert set(came) <= set(item["id"] for item in judge(then, rules, NOW, lost(local, then)) if item["keep"])
     assert missing(plan(local, then, rules)) == []

@@ -196,6 +196,16 @@ def test_projects_and_copies_of_the_database_alone_leave_the_others_in_place(roo
     assert ids(result["kept"]) == parts[:2] + [whole, other]
 
 
+@pytest.mark.parametrize("check", [True, False])
+def test_the_set_of_this_run_stays_where_the_clock_was_put_back(root, check):
+    made = [make_set(root, age) for age in (1, 2, 3, 40, 41)]
+    result = run(root, check=check, protect=[made[4], set_id(99)])
+    assert ids(result["kept"]) == [made[0], made[1], made[4]] and ids(result["deleted"]) == [made[2], made[3]]
+    assert [item["reasons"] for item in result["kept"]][1:] == [["keep_last: 2 of 2"], ["made by this run"]]
+    # What a rule keeps is told to be kept by the rule.
+    assert run(root, check=check, protect=made[:1])["kept"][0]["reasons"] == ["newest good set", "keep_last: 1 of 2"]
+
+
 # -- damage and loss ---------------------------------------------------------------------------
 
 
