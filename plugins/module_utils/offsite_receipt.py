@@ -92,10 +92,14 @@ def flags_of(known):
     return dict((name, bool(known.get(name))) for name in FLAGS)
 
 
+def _is_number(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def checked_holds(holds):
     """Return of what a set is said to hold what can be compared: ``{name: rows or bytes}``."""
     told = holds.items() if isinstance(holds, dict) else ()
-    return dict((name, size) for name, size in told if HELD.match(name) and type(size) is int)
+    return dict((name, size) for name, size in told if HELD.match(name) and _is_number(size))
 
 
 def parse(data):

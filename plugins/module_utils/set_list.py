@@ -17,7 +17,6 @@ from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     LATEST,
     MANIFEST,
     allocated,
-    explained,
     marks,
     sync_folder,
 )

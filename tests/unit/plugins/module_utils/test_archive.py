@@ -311,7 +311,14 @@ def test_a_quiet_second_pass_counts(source, dest, tmp_path, monkeypatch):
     assert (len(passes), facts["changed"], facts["members"]) == (2, [], 5)
 
 
-@pytest.mark.parametrize("why", ["socket ignored", "Warning: Cannot flistxattr: Operation not supported", "Warning: Cannot llistxattrat: Function not implemented"])
+@pytest.mark.parametrize(
+    "why",
+    [
+        "socket ignored",
+        "Warning: Cannot flistxattr: Operation not supported",
+        "Warning: Cannot llistxattrat: Function not implemented",
+    ],
+)
 def test_what_the_file_system_lacks_is_no_complaint(source, dest, tmp_path, monkeypatch, why):
     monkeypatch.setattr(archive, "TAR_NAMES", (tar_that_says(tmp_path, "tar: ./covers/a.jpg: " + why, 0),))
     facts = archive.back_up_folder(str(source), dest)
