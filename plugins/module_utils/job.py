@@ -27,7 +27,7 @@ class JobError(EchoError):
 def await_job(path, timeout):
     """Return what a job's module returned, and remove its file; ``timeout`` is in seconds.
 
-    A file that is not there yet, or not whole, is one that is about to be written.
+    One that can't be understood is taken for one that is still being written.
     """
     deadline = time.monotonic() + timeout
     while True:

@@ -149,12 +149,16 @@ def _foresee_reconcile(journal):
 
 
 def _require_source(operation, source, root, components, tables):
-    """Raise ``JournalError`` unless what is named, if anything is, is what the restore that rests is about."""
-    parts = operation["facts"]["parts"]
+    """Raise ``JournalError`` unless a source, if one is named, and what is wanted of it are those of the restore that rests."""
+    if source is None:
+        return
+    found, parts = resolve(source, root, components), operation["facts"]["parts"]
     chosen = sorted(sum((part.get("chosen") or [] for part in parts), []))
-    others = source is not None and resolve(source, root, components)["path"] != operation["facts"]["source"]["path"]
-    others = others or (components and set(components) != set(part["component"] for part in parts))
-    if others or (tables and sorted(set(map(full_name, tables))) != chosen):
+    if (
+        found["path"] != operation["facts"]["source"]["path"]
+        or (components and set(found["components"]) != set(part["component"] for part in parts))
+        or (tables and sorted(set(map(full_name, tables))) != chosen)
+    ):
         raise JournalError(
             "A restore of %s rests here, %s; it is about %s."
             % (
@@ -631,11 +635,12 @@ class Restore:
     def _policies(self):
         """Return the containers that the Engine would start when it starts itself, though they were stopped.
 
-        ``{name: restart policy}``, as the first step that was to change them found them.
+        ``{name: restart policy}``, as the first step that was to change them found them; once the new data is live they
+        are as they were.
         """
         found = {}
         for step in self.journal.operation["steps"]:
-            found = dict(step["data"].get("policies", {}), **found)
+            found = {} if step["step"] == "activated" else dict(step["data"].get("policies", {}), **found)
         for name in self._users():
             with contextlib.suppress(Gone):
                 if self.engine.container(name)["restart_policy"] == ALWAYS:

@@ -46,7 +46,7 @@ def survey(folder, exclude=()):
         seen = [above]
         for name, status in entries:
             mode, inode, device, links, unused_owner, unused_group, length = status[:7]
-            # Contents, owner, mode, times, links, attributes, ACL: what changes one of them sets st_ctime too, which nobody else can.
+            # Contents, owner, mode, times, links, attributes, ACL: what changes one sets st_ctime too, which can't be set by itself.
             changed = status.st_ctime_ns
             seen += (name, inode, length, changed)
             devices.add(device)

@@ -117,8 +117,8 @@ requirements:
   - isal (optional, Debian package python3-isal), for speed
   - zstandard (for O(codec=zstd), Debian package python3-zstandard) >= 0.20
 notes:
-  - A volume is read at its mount point where the module runs as root on the engine's own host, and a folder where it
-    may be read and the engine is a local one. Otherwise the data comes through the Engine API out of a container that
+  - A volume is read at its mount point where the module runs as root on the engine's own host; so is a folder, without
+    root only if no container mounts it, for containers write as other users. Otherwise the data comes through the Engine API out of a container that
     mounts it, running or not. The engine leaves out fractions of seconds, extended attributes, ACLs, holes and
     sockets, and its way takes several times as long.
   - Sockets, named pipes and devices are not archived; they are listed in RV(skipped).

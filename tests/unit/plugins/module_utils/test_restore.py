@@ -295,6 +295,14 @@ def test_the_engine_starts_no_app_on_half_swapped_data(host, monkeypatch, comes)
     assert (states(host), (host / "app.policy").read_text()) == (["running"] * 3, "always")
 
 
+def test_a_restart_policy_that_was_changed_since_stays(host):
+    (host / "app.policy").write_text("always")
+    go(host, "activated")
+    (host / "app.policy").write_text("unless-stopped")
+    go(host, "rolled_back")
+    assert (live(host), (host / "app.policy").read_text()) == (all_live("old"), "unless-stopped")
+
+
 def test_a_restart_policy_outlives_a_kill(host):
     for number in range(1, 12):
         (host / "app.policy").write_text("always")
@@ -322,7 +330,9 @@ def test_a_server_that_cannot_be_started_blocks_nothing(host, monkeypatch):
 
 def test_a_restore_that_rests_is_about_what_it_was_staged_for(host, monkeypatch):
     go(host, "staged")
-    monkeypatch.setattr(module, "resolve", lambda source, root, components: dict(path="/sets/1"))
+    monkeypatch.setattr(
+        module, "resolve", lambda source, root, components: dict(path="/sets/1", components=dict.fromkeys(components or COMPONENTS))
+    )
     with journal(host) as log:
         for asked in (dict(components=["uploads"]), dict(tables=["playlists"])):
             with pytest.raises(JournalError, match="rests here, staged; it is about"):
