@@ -43,6 +43,7 @@ except ImportError:
 
 SUFFIXES = {"gzip": ".tar.gz", "zstd": ".tar.zst", "none": ".tar"}
 BLOCK = 1 << 20
+PIECE = 256 << 10
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -125,7 +126,7 @@ def read_archive(path):
             magic = raw.read(len(ZSTD_MAGIC))
             raw.seek(0)
             if magic == ZSTD_MAGIC:
-                pieces = _read_zstd(raw)
+                pieces = zstd_decompressed(_read_blocks(raw))
             elif magic.startswith(GZIP_MAGIC):
                 pieces = _read_blocks(igzip.open(raw, "rb"))
             else:
@@ -133,6 +134,31 @@ def read_archive(path):
             yield from pieces
     except (EOFError, OSError) + DAMAGE as error:
         raise ArchiveError("%s can't be read to its end: %s." % (path, error), "Use another backup.")
+
+
+def inflated(blocks):
+    """Yield what one zlib stream (RFC 1950) holds, in pieces of at most ``PIECE`` bytes or little more."""
+    stream = deflate.decompressobj()
+    for packed in _sliced(blocks, PIECE):
+        while packed:
+            yield stream.decompress(packed, PIECE)
+            packed = stream.unconsumed_tail
+    yield stream.flush()
+    if not stream.eof:
+        raise EOFError("the zlib stream has no end")
+
+
+def zstd_decompressed(blocks):
+    """Yield what one zstd frame holds; one piece has no limit but the format's: 29 MiB a KiB of the frame."""
+    _require_zstd()
+    # The stream reader of this library takes a frame that was cut for one that ended, so the
+    # frame's state is asked.
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    for packed in _sliced(blocks, ZSTD_PIECE):
+        if not frame.eof:
+            yield frame.decompress(packed)
+    if not frame.eof:
+        raise EOFError("the zstd frame has no end")
 
 
 class StagedFile:
@@ -223,16 +249,10 @@ def _read_blocks(stream):
     return iter(lambda: stream.read(BLOCK), b"")
 
 
-def _read_zstd(raw):
-    _require_zstd()
-    # The stream reader of this library takes a frame that was cut for one that ended, so the
-    # frame's state is asked. One piece's output has no limit but the format's: 29 MiB a KiB.
-    frame = zstandard.ZstdDecompressor().decompressobj()
-    while not frame.eof:
-        packed = raw.read(ZSTD_PIECE)
-        if not packed:
-            raise EOFError("the zstd frame has no end")
-        yield frame.decompress(packed)
+def _sliced(blocks, size):
+    for block in blocks:
+        for start in range(0, len(block), size):
+            yield block[start : start + size]
 
 
 def _require_zstd():

@@ -102,9 +102,9 @@ class Drill:
             side.create(like)
             with phase(os.path.basename(file), like.get("bytes"), seldom(SIZE_EVERY, side.size)):
                 side.load(file, kind)
-            side.analyze()
             side.finish(self._database.user)
             side.swap()
+            self._database.analyze()
             return self._database.describe()
         except DatabaseError as error:
             alive = self._engine.container(self._database.container)["state"] in ALIVE

@@ -13,8 +13,8 @@ import contextlib
 import gzip
 import re
 import struct
-import zlib
 
+from ansible_collections.echo_music.ops.plugins.module_utils.codec import DAMAGE
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import explained
 
@@ -84,11 +84,17 @@ def versions(path, kind):
 @contextlib.contextmanager
 def opened(path, kind):
     """Open a dump for reading, plain SQL out of its gzip."""
-    with explained("read", path), gzip.open(path, "rb") if kind == "sql.gz" else open(path, "rb") as source:
-        try:
-            yield source
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DatabaseError("The dump %s is damaged: %s." % (path, error), "Restore from another one.")
+    with explained("read", path), gzip.open(path, "rb") if kind == "sql.gz" else open(path, "rb") as source, undamaged(path):
+        yield source
+
+
+@contextlib.contextmanager
+def undamaged(path):
+    """Name the dump where what reads it finds that it can't be."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile) + DAMAGE as error:
+        raise DatabaseError("The dump %s is damaged: %s." % (path, error), "Restore from another one.")
 
 
 def raw_blocks(source):

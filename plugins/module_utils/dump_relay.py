@@ -4,29 +4,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What pg_dump writes, on its way to a file and to pg_restore at once.
 
-Both programs run in a container, so named pipes (POSIX, ``mkfifo``) lead to us and on. A
-shell's ``tee`` could do that; here the bytes can be rewritten between the two.
+Both programs run in a container, so named pipes lead to us and on. A shell's ``tee`` could do
+that; here the bytes can be rewritten between the two.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
-import select
 import threading
-import time
 
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError
+from ansible_collections.echo_music.ops.plugins.module_utils.named_pipe import opened_to_read, opened_to_write, write_all
 
 # What pg_dump writes into, and what pg_restore reads from.
 WRITTEN, READ = PIPES = ("postgres_dump.backup.written", "postgres_dump.backup.read")
 BLOCK = 256 << 10
-AWAITED_EVERY = 0.01
-# As fcntl(2) has it; the module's constant came with Python 3.10.
-F_SETPIPE_SZ = 1031
-PIPE_SIZE = 1 << 20
 
 
 def as_it_is(read):
@@ -69,48 +61,18 @@ class Relay:
 
     def _work(self):
         try:
-            written = os.open(self._paths[0], os.O_RDONLY | os.O_NONBLOCK)
-            with os.fdopen(written, "rb", buffering=0) as source:
-                self._await_writer(source)
-                with os.fdopen(self._opened_by_reader(), "wb", buffering=0) as reader:
+            with self._opened(opened_to_read, WRITTEN, "pg_dump wrote nothing.") as source:
+                with self._opened(opened_to_write, READ, "pg_restore read nothing of the dump.") as reader:
                     for piece in self._rewritten(source.read):
                         self._output.write(piece)
-                        _write_all(reader, piece)
+                        write_all(reader, piece)
                     # Before the second pipe ends: who has read it to its end finds the file whole.
                     self._output.flush()
         except Exception as error:
             self._error = error
 
-    def _await_writer(self, source):
-        # A pipe that nobody has opened for writing yet is at its end for read(2), not for select(2).
-        while not select.select([source], [], [], AWAITED_EVERY)[0]:
-            if self._over.is_set():
-                raise DatabaseError("pg_dump wrote nothing.", "Try again.")
-        _prepare(source.fileno())
-
-    def _opened_by_reader(self):
-        while True:
-            try:
-                pipe = os.open(self._paths[1], os.O_WRONLY | os.O_NONBLOCK)
-                _prepare(pipe)
-                return pipe
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-            if self._over.is_set():
-                raise DatabaseError("pg_restore read nothing of the dump.", "Try again.")
-            time.sleep(AWAITED_EVERY)
-
-
-def _prepare(pipe):
-    os.set_blocking(pipe, True)
-    # In the size that a pipe has by default, three programs would wait for one another all the time.
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_SIZE)
-
-
-def _write_all(pipe, data):
-    with memoryview(data) as rest:
-        at = 0
-        while at < len(rest):
-            at += pipe.write(rest[at:])
+    def _opened(self, opened, name, complaint):
+        pipe = opened(self._paths[PIPES.index(name)], self._over)
+        if pipe is None:
+            raise DatabaseError(complaint, "Try again.")
+        return pipe

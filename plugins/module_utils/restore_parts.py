@@ -28,7 +28,13 @@ from ansible_collections.echo_music.ops.plugins.module_utils.progress import pha
 from ansible_collections.echo_music.ops.plugins.module_utils.restore_layout import stored_paths
 from ansible_collections.echo_music.ops.plugins.module_utils.server_roles import ServerRoles
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import explained, free_bytes, sha256_of
-from ansible_collections.echo_music.ops.plugins.module_utils.side_database import SIZE_EVERY, SWAPPED, SideDatabase, compare
+from ansible_collections.echo_music.ops.plugins.module_utils.side_database import (
+    SIZE_EVERY,
+    SWAPPED,
+    SideDatabase,
+    Superuser,
+    compare,
+)
 from ansible_collections.echo_music.ops.plugins.module_utils.side_rows import SideRows, only
 
 # Kept free of a restore: a live database beside it must go on writing.
@@ -103,7 +109,9 @@ class DatabasePart:
 
         The app is at work already, so single rows may have come and gone.
         """
-        return _verify(self._database, staged, self.facts.get("chosen"))
+        if self.facts.get("chosen"):
+            return _verify(self._database, staged, self.facts["chosen"])
+        return _verify_whole(self._database, staged)
 
     def discard(self):
         """Remove what is staged, and the roles that were created for it."""
@@ -271,7 +279,7 @@ class ServerPart(VolumePart):
 
     def verify(self, staged):
         """Count the live rows and return them; raise if tables that were staged are gone or empty."""
-        return _verify(Database(self._engine, self.facts["container"], name=self.facts["name"]), staged)
+        return _verify_whole(Database(self._engine, self.facts["container"], name=self.facts["name"]), staged)
 
     def discard(self):
         """Remove what is staged, and the server of a run that was killed."""
@@ -308,10 +316,7 @@ def _load(side, facts, like):
     total = facts["recorded"]["bytes"] if facts["recorded"] and not facts.get("chosen") else None
     with phase(os.path.basename(file), total, seldom(SIZE_EVERY, side.size)):
         privileges = side.load(file, facts["kind"])
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        analyzed = beside.submit(side.analyze)
-        found = side.count()
-        analyzed.result()
+    found = side.count()
     if not found:
         raise DatabaseError("There is no table in %s." % file, "Restore from another backup.")
     differences = compare(expected, found) if expected else []
@@ -338,6 +343,15 @@ def _verify(database, staged, chosen=None):
         raise DatabaseError(
             "After the swap the database has lost rows: %s." % _told(lost), "What did the app do when it started?"
         )
+    return found
+
+
+def _verify_whole(database, staged):
+    """Do the same for a database of which all is new, and have it analyzed; the app needn't wait for that."""
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        analyzed = beside.submit(Superuser(database, database.name).analyze)
+        found = _verify(database, staged)
+        analyzed.result()
     return found
 
 

@@ -47,6 +47,7 @@ from ansible_collections.echo_music.ops.plugins.module_utils.dump_file import (
     require_loadable,
     sql_blocks,
 )
+from ansible_collections.echo_music.ops.plugins.module_utils.dump_shares import Shares
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
     CommandError,
     DatabaseError,
@@ -69,6 +70,8 @@ MAINTENANCE = "template1"
 NOBODY = "65534:65534"
 SCRAM_ROUNDS = 4096
 END_SESSIONS_EVERY = 0.1
+# A load keeps so many processors busy; one that serves others as well is not to do nothing else.
+JOBS = min(4, max(2, os.cpu_count() or 1))
 # To ask how far a load is costs a command in the container.
 SIZE_EVERY = 2
 LOCK_TIMEOUT = "30s"
@@ -100,6 +103,7 @@ GONE = re.compile(
 )
 DATA = "/var/lib/postgresql"
 DUMP = "/dump"
+SHARES = "/shares"
 # Privileges are told, not loaded. The comment of an extension is for its owner to make, who need not be the loader.
 READ_CUSTOM = """
 set -e
@@ -109,8 +113,21 @@ if test -s /tmp/privileges; then
     pg_restore --use-list=/tmp/privileges --file=- {0}
 fi
 grep -vE '^[0-9]+; [0-9]+ [0-9]+ COMMENT - EXTENSION ' /tmp/all >/tmp/list
-exec "$@" --use-list=/tmp/list {0}
-""".format(DUMP)
+if test -d {1}; then
+    "$@" --section=pre-data --use-list=/tmp/list {0}
+    loads=
+    for share in {1}/*; do
+        "$@" <"$share" &
+        loads="$loads $!"
+    done
+    for load in $loads; do
+        wait "$load"
+    done
+    grep -vE '^[0-9]+; 0 [0-9]+ TABLE DATA ' /tmp/list >/tmp/rest
+    exec "$@" --jobs="$JOBS" --section=data --section=post-data --use-list=/tmp/rest {0}
+fi
+exec "$@" --jobs="$JOBS" --use-list=/tmp/list {0}
+""".format(DUMP, SHARES)
 PRIVILEGES_LIMIT = 4 * 1024 * 1024
 # In whatever language the server speaks: what it refuses is an error, or a warning that nothing was granted.
 NOT_GRANTED = re.compile(r"^psql:<stdin>:\d+: \S+ +(.{0,200})", re.M)
@@ -251,7 +268,7 @@ class SideDatabase:
             prepared.append(CREATE_EXTENSIONS % listed)
         self._side.tell("prepare", *prepared)
 
-    def load(self, path, kind, jobs=2, tables=None):
+    def load(self, path, kind, jobs=JOBS, tables=None):
         """Load a dump of a kind (``custom``, ``sql``, ``sql.gz``) into the side database.
 
         Returns the SQL that a custom dump has of privileges, which are not granted; "" for other
@@ -274,10 +291,6 @@ class SideDatabase:
             chosen = [_chosen(table) for table in tables]
             return self._load_custom(path, server, jobs, ["--section=data"] + sum(chosen, []))
         return self._load_custom(path, server, jobs, [])
-
-    def analyze(self):
-        """Have PostgreSQL gather the statistics that its plans are made by; a dump has none."""
-        self._side.tell("analyze", "ANALYZE;")
 
     def grant(self, path, statements):
         """Run statements of a dump as its loader; return what the server said of those that it refused."""
@@ -325,24 +338,31 @@ class SideDatabase:
                     with opened(path, "custom") as source:
                         _feed(command, raw_blocks(source))
             return ""
-        with self._loading(path, server, host, connections=jobs + 1) as env:
-            argv.append("--jobs=%d" % jobs)
-            with self._helper(
-                argv,
-                env,
-                network,
-                # Whose the file is, for it is nobody else's to read.
-                user="%d:%d" % (os.stat(path).st_uid, os.stat(path).st_gid),
-                binds={os.path.realpath(path): {"bind": DUMP, "mode": "ro"}},
-                entrypoint=["sh", "-c", READ_CUSTOM, "sh"],
-            ) as command:
-                said, size = [], 0
-                for chunk in command.chunks():
-                    said.append(chunk)
-                    size += len(chunk)
-                    if size > PRIVILEGES_LIMIT:
-                        raise DatabaseError("%s holds more privileges than it can." % path, "Restore from another dump.")
-                command.finish()
+        # Whose the file is, for it is nobody else's to read.
+        owner = os.stat(path).st_uid, os.stat(path).st_gid
+        binds = {os.path.realpath(path): {"bind": DUMP, "mode": "ro"}}
+        with self._loading(path, server, host, connections=jobs + 1) as env, contextlib.ExitStack() as stack:
+            # Rows of single tables are chosen by pg_restore.
+            folder = None if options else stack.enter_context(Shares(path, jobs, owner))
+            if folder:
+                binds[folder] = {"bind": SHARES, "mode": "ro"}
+            command = stack.enter_context(
+                self._helper(
+                    argv,
+                    dict(env, JOBS=str(jobs)),
+                    network,
+                    user="%d:%d" % owner,
+                    binds=binds,
+                    entrypoint=["sh", "-c", READ_CUSTOM, "sh"],
+                )
+            )
+            said, size = [], 0
+            for chunk in command.chunks():
+                said.append(chunk)
+                size += len(chunk)
+                if size > PRIVILEGES_LIMIT:
+                    raise DatabaseError("%s holds more privileges than it can." % path, "Restore from another dump.")
+            command.finish()
         return b"".join(said).decode("utf-8", "replace")
 
     @contextlib.contextmanager
@@ -537,6 +557,10 @@ class Superuser(Database):
         env = super(Superuser, self).environment(more)
         env["PGOPTIONS"] = (env.get("PGOPTIONS", "") + " -c search_path=pg_catalog").strip()
         return env
+
+    def analyze(self):
+        """Have PostgreSQL gather the statistics that its plans are made by; a dump has none."""
+        self.tell("analyze", "ANALYZE;")
 
     def _explanation(self, doing, error):
         found = super(Superuser, self)._explanation(doing, error)

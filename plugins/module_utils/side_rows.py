@@ -26,6 +26,7 @@ import json
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import PSQL, SESSION_ENVIRONMENT, USER_TABLES
 from ansible_collections.echo_music.ops.plugins.module_utils.side_database import (
+    JOBS,
     LOCK_TIMEOUT,
     SideDatabase,
     Superuser,
@@ -137,7 +138,7 @@ class SideRows(SideDatabase):
         """Return the rows of the chosen tables in the side database."""
         return only(super(SideRows, self).count(), self._tables)
 
-    def load(self, path, kind, jobs=2, tables=None):
+    def load(self, path, kind, jobs=JOBS, tables=None):
         """Load the rows; of SQL everything, for only a custom dump can be taken apart."""
         chosen = tables or self._tables
         super(SideRows, self).load(path, kind, jobs, chosen if kind == "custom" else None)

@@ -8,49 +8,15 @@ from __future__ import annotations
 
 import io
 import os
-import struct
 import zlib
 
 import pytest
+from fake_archive import archive, data, integer, large_objects
 
 pytest.importorskip("isal")
 
 from ansible_collections.echo_music.ops.plugins.module_utils import pg_archive
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError
-
-
-def integer(value):
-    return struct.pack("<BI", value < 0, abs(value))
-
-
-def string(value):
-    return integer(-1) if value is None else integer(len(value)) + value
-
-
-def stream(*chunks):
-    return b"".join(integer(len(chunk)) + chunk for chunk in chunks) + integer(0)
-
-
-def entry(number, tag):
-    strings = b"".join(string(text) for text in (b"0", b"0", tag, b"TABLE DATA"))
-    more = b"".join(string(text) for text in (b"", b"", b"COPY", b"public", None, b"heap", b"me", b"false"))
-    return integer(number) + integer(1) + strings + integer(3) + more + string(b"7") + string(None) + b"\x01" + b"\0" * 8
-
-
-def archive(*blocks, start=b"PGDMP\x01\x0e\x00\x04\x08\x01"):
-    head = start + integer(0) + b"".join(integer(part) for part in (1, 2, 3, 4, 5, 126, 0))
-    names = string(b"music_server") + string(b"15.18") + string(b"15.18")
-    return head + names + integer(2) + entry(1, b"users") + entry(2, b"tracks") + b"".join(blocks)
-
-
-def data(number, *chunks):
-    return b"\x01" + integer(number) + stream(*chunks)
-
-
-def large_objects(**objects):
-    return (
-        b"\x03" + integer(9) + b"".join(integer(int(n[1:])) + stream(body) for n, body in objects.items()) + integer(0)
-    )
 
 
 def recompress(dump, size=65536):
@@ -92,7 +58,7 @@ BLOCKS.insert(3, large_objects(_16511=b"blob", _16512=BIG[:70000]))
 def test_holds_the_same_data(size):
     dump = recompress(archive(*BLOCKS), size)
     assert len(dump) < len(archive(*BLOCKS)) - 2000000
-    source = pg_archive._Source(io.BytesIO(dump).read)
+    source = pg_archive.Source(io.BytesIO(dump).read)
     head = archive()
     # The one number that says how the data is compressed.
     at = pg_archive.START.size
@@ -116,14 +82,14 @@ def test_dump_that_ends_in_the_middle(size):
         recompress(archive(*BLOCKS)[:size])
 
 
-@pytest.mark.parametrize("start", [b"PGDMP\x01\x10\x00\x04\x08\x01", b"PGDMP\x01\x0e\x00\x08\x08\x01", b"other archive"])
+@pytest.mark.parametrize("start", [b"PGDMP\x01\x11\x00\x04\x08\x01", b"PGDMP\x01\x0d\x00\x04\x08\x01", b"PGDMP\x01\x0e\x00\x08\x08\x01", b"other archive"])
 def test_unknown_archive(start):
     with pytest.raises(DatabaseError, match="unknown kind"):
         recompress(archive(start=start))
 
 
 def test_unknown_block():
-    with pytest.raises(DatabaseError, match="unknown type 7"):
+    with pytest.raises(DatabaseError, match="unknown kind: a block of the type 7"):
         recompress(archive(b"\x07" + integer(1)))
 
 

@@ -7,15 +7,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
+import os
 import re
 
 import pytest
+from fake_archive import archive, data
 from fake_engine import FakeCommand, FakeEngine, container
 
-from ansible_collections.echo_music.ops.plugins.module_utils import postgres, side_database
+from ansible_collections.echo_music.ops.plugins.module_utils import dump_shares, postgres, side_database
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, SetError, SpaceError
 from ansible_collections.echo_music.ops.plugins.module_utils.postgres import Database
 from ansible_collections.echo_music.ops.plugins.module_utils.side_database import (
@@ -162,6 +165,31 @@ def test_loader_logs_in_only_while_it_loads(dump, kind, local):
     assert PASSWORD not in call.env.values()
     everything = server.told + sum((call.argv + (call.entrypoint or []) for call in server.engine.calls), [])
     assert not [text for text in everything if call.env["PGPASSWORD"] in text or PASSWORD in text]
+
+
+def test_rows_are_dealt_out_where_they_can_be(tmp_path, monkeypatch):
+    runs = tmp_path / "run"
+    runs.mkdir()
+    monkeypatch.setattr(dump_shares, "FOLDER", str(runs))
+    path = tmp_path / "postgres_dump.backup"
+    path.write_bytes(archive(data(1, b"1\n\\.\n\n\n"), data(2, b"\\.\n\n\n")))
+    found = []
+
+    def helper(call):
+        folder = [source for source, place in call.binds.items() if place == dict(bind="/shares", mode="ro")]
+        for name in sorted(os.listdir(folder[0])) if folder else []:
+            found.append(open(os.path.join(folder[0], name), "rb").read())
+        return FakeCommand(b"GRANT\n")
+
+    server = Server("music_server", SIDE, helper=helper)
+    assert server.side.load(str(path), "custom", jobs=2) == "GRANT\n"
+    assert [share[:5] for share in found] == [b"PGDMP"] * 2
+    assert server.helpers[0].env["JOBS"] == "2"
+    assert os.listdir(str(runs)) == []
+    # Which rows are wanted, pg_restore alone can tell.
+    with contextlib.suppress(DatabaseError):
+        server.side.load(str(path), "custom", jobs=2, tables=["public.users"])
+    assert len(found) == 2 and len(server.helpers) > 1
 
 
 def test_password_is_told_as_its_verifier(dump):

@@ -1,0 +1,197 @@
+# -*- coding: utf-8 -*-
+# Copyright: Contributors to the echo_music.ops collection
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rows of a custom-format dump, dealt out to several pg_restore at once.
+
+``pg_restore --jobs`` loads a table in one session, however many there are, and nearly all
+rows of an Echo are those of one table, its plays. Here each session gets a share of every
+table: an archive of its own, with the table of contents that it needs, and blocks of whole
+rows, dealt out to whoever has room. Each row of COPY's text format is one line (PostgreSQL
+manual, "COPY", "Text Format"), so a share is found by its line ends.
+
+Such an archive needs a pg_restore that neither creates nor truncates the tables, so one that
+is given no jobs, and finds them there.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import tempfile
+import threading
+
+from ansible_collections.echo_music.ops.plugins.module_utils.codec import ZSTD_IMPORT_ERROR, inflated, zstd_decompressed
+from ansible_collections.echo_music.ops.plugins.module_utils.dump_file import undamaged
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError
+from ansible_collections.echo_music.ops.plugins.module_utils.named_pipe import opened_to_write, write_all
+from ansible_collections.echo_music.ops.plugins.module_utils.pg_archive import (
+    DATA,
+    INTEGER,
+    LARGE_OBJECTS,
+    Contents,
+    Source,
+    UnknownArchive,
+)
+from ansible_collections.echo_music.ops.plugins.module_utils.set_files import explained
+
+READERS = {"none": iter, "gzip": inflated}
+if not ZSTD_IMPORT_ERROR:
+    READERS["zstd"] = zstd_decompressed
+TABLE_DATA = b"TABLE DATA"
+# How the rows are to be read, whatever the session that reads them is used to.
+SETTINGS = (b"ENCODING", b"STDSTRINGS", b"SEARCHPATH")
+# In memory, and seen by the Engine: a service may have a /tmp of its own.
+FOLDER = "/run"
+NEWLINE = b"\n"
+END = INTEGER.pack(0, 0)
+
+
+class Unread(DatabaseError):
+    """Whoever was to read a share to its end has not."""
+
+    def __init__(self):
+        super(Unread, self).__init__("pg_restore didn't read all rows of the dump.", "Try again.")
+
+
+class Shares:
+    """A context manager around programs that read a dump's shares to their ends.
+
+    Entered, it returns the folder of the named pipes, one a share, or None for a dump whose
+    rows can't be dealt out. ``owner`` (user, group) is who may read them. Left with no error,
+    all rows were read.
+    """
+
+    def __init__(self, path, count, owner):
+        self._path = path
+        self._count = count
+        self._owner = owner
+        self._file = None
+        self._folder = None
+        self._over = threading.Event()
+        self._threads = []
+        self._errors = []
+
+    def __enter__(self):
+        try:
+            self._file = open(self._path, "rb")
+            dealer = Dealer(self._file)
+            self._folder = tempfile.mkdtemp(prefix="echo-load-", dir=FOLDER)
+            os.chown(self._folder, *self._owner)
+            for number in range(self._count):
+                pipe = os.path.join(self._folder, "%d" % number)
+                os.mkfifo(pipe, 0o600)
+                os.chown(pipe, *self._owner)
+                self._threads.append(threading.Thread(target=self._work, args=(dealer, pipe), daemon=True))
+        except (OSError, EOFError, UnknownArchive):
+            self._clean_up()
+            return None
+        for thread in self._threads:
+            thread.start()
+        return self._folder
+
+    def __exit__(self, kind, *unused):
+        self._over.set()
+        for thread in self._threads:
+            if thread.ident:
+                thread.join()
+        self._clean_up()
+        # Why it stopped reading, a program says by the way it ended.
+        for error in self._errors:
+            if kind is None or not isinstance(error, Unread):
+                raise error
+
+    def _work(self, dealer, path):
+        try:
+            with explained("read", self._path), undamaged(self._path):
+                pipe = opened_to_write(path, self._over)
+                if pipe is None:
+                    raise Unread()
+                with pipe:
+                    # Both sides have it now, and a process that is killed leaves none.
+                    os.unlink(path)
+                    dealer.write_share(functools.partial(_write, pipe))
+        except Exception as error:
+            self._errors.append(error)
+
+    def _clean_up(self):
+        if self._file:
+            self._file.close()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _write(pipe, data):
+    try:
+        write_all(pipe, data)
+    except BrokenPipeError:
+        raise Unread()
+
+
+class Dealer:
+    """The rows of an open dump, for as many threads as there are shares.
+
+    Raises ``UnknownArchive`` for a dump whose rows can't be dealt out.
+    """
+
+    def __init__(self, file):
+        self._source = Source(file.read)
+        contents = Contents(self._source)
+        self._tables = [entry for entry in contents.entries if entry.kind == TABLE_DATA and entry.has_data]
+        if not self._tables or not all(table.copy for table in self._tables):
+            raise UnknownArchive("it has no rows as COPY takes them")
+        if contents.codec not in READERS:
+            raise UnknownArchive("its codec is unknown here")
+        self._plain = READERS[contents.codec]
+        self._head = contents.packed([entry for entry in contents.entries if entry.kind in SETTINGS] + self._tables)
+        self._turn = -1
+        self._chunks = iter(())
+        self._lock = threading.Lock()
+
+    def write_share(self, write):
+        """Have a share written: the head, then of each table as much as ``write`` takes while others do the same."""
+        write(self._head)
+        for turn, table in enumerate(self._tables):
+            write(bytes([DATA]) + INTEGER.pack(0, table.number))
+            while self._deal(turn, write):
+                pass
+            write(END)
+
+    def _deal(self, turn, write):
+        """Have the next chunk of a table written; tell whether there was one."""
+        with self._lock:
+            if turn > self._turn:
+                self._turn, self._chunks = turn, self._rows(self._tables[turn])
+            # Whoever is at another table is behind, and the rows of that are dealt out.
+            chunk = next(self._chunks, None) if turn == self._turn else None
+            # Of a row that is longer than a chunk nobody else gets a part.
+            while chunk and not chunk.endswith(NEWLINE):
+                write(chunk)
+                chunk = next(self._chunks, None)
+        if chunk:
+            write(chunk)
+        return chunk is not None
+
+    def _rows(self, table):
+        """Yield the rows as chunks of an archive, each of which ends with a row, or is a part of a long one."""
+        self._find(table)
+        rest = b""
+        for piece in self._plain(self._source.chunks()):
+            end = piece.rfind(NEWLINE) + 1 or len(piece)
+            if end:
+                yield b"".join((INTEGER.pack(0, len(rest) + end), rest, memoryview(piece)[:end]))
+                rest = piece[end:]
+        if rest:
+            yield INTEGER.pack(0, len(rest)) + rest
+
+    def _find(self, table):
+        while True:
+            kind, number = self._source.take(1)[0], self._source.integer()
+            if kind == DATA and number == table.number:
+                return
+            if kind != LARGE_OBJECTS:
+                raise EOFError("the rows of %s are not where its contents have them" % table.tag.decode("utf-8", "replace"))
+            while self._source.integer():
+                for unused in self._source.chunks():
+                    pass
