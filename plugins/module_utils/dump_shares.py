@@ -139,7 +139,7 @@ class Dealer:
         self._source = Source(file.read)
         contents = Contents(self._source)
         self._tables = [entry for entry in contents.entries if entry.kind == TABLE_DATA and entry.has_data]
-        if not self._tables or not all(table.copy for table in self._tables):
+        if not self._tables or not all(table.copy and table.number > 0 for table in self._tables):
             raise UnknownArchive("it has no rows as COPY takes them")
         if contents.codec not in READERS:
             raise UnknownArchive("its codec is unknown here")

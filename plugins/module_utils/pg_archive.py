@@ -43,6 +43,8 @@ LENGTH = struct.Struct("<xI")
 DATE_PARTS = 7
 NAMES = 3
 OFFSET_SIZE = 9
+# A longer one is not what pg_dump writes, but what somebody does who wants memory to run out.
+STRING_LIMIT = 64 << 20
 DATA = 1
 LARGE_OBJECTS = 3
 BLOCK = 1 << 20
@@ -201,6 +203,8 @@ class Source:
     def string(self):
         """Return the next string, None where there is none."""
         size = self.integer()
+        if size > STRING_LIMIT:
+            raise UnknownArchive("a name or statement of %d bytes" % size)
         return None if size < 0 else self.take(size)
 
     def chunks(self):

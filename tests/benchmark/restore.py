@@ -36,7 +36,7 @@ VOLUMES = Path("/var/lib/docker/volumes")
 COMPONENTS = ["database", "uploads", "config"]
 ALBUMS = 4000
 # Each play of the seed becomes so many.
-PLAYS = 24
+PLAYS = 48
 PROBE_INTERVAL = 0.05
 TIMEOUT = 1800
 MORE_PLAYS = """
@@ -136,10 +136,10 @@ def damage(components):
 
 
 def state():
-    """Return the rows by table, and the number and bytes of the uploads."""
+    """Return the rows by table, a checksum of the plays, and the number and bytes of the uploads."""
     counts = json.loads(urllib.request.urlopen(COUNTS, timeout=60).read())
     files = [path.stat().st_size for path in (VOLUMES / f"{PROJECT}-uploads" / "_data").rglob("*") if path.is_file()]
-    return counts, len(files), sum(files)
+    return counts, psql("SELECT sum(hashtextextended(play::text, 0)) FROM play_history play"), len(files), sum(files)
 
 
 def measure(way):
@@ -205,7 +205,7 @@ def answers():
 
 
 def show(expected, figures):
-    counts, files, size = expected
+    counts, unused_checksum, files, size = expected
     print(f"{sum(counts.values()):,} rows, {size / (1 << 20):,.0f} MiB of uploads in {files:,} files\n")
     print("| way | app serves the restored data after, s | command ends after, s | app refuses requests for, s |\n|---|--:|--:|--:|")
     for name, pairs in figures.items():
@@ -220,8 +220,8 @@ def spread(values):
 
 
 def psql(statements):
-    target = ["docker", "exec", "-i", f"{PROJECT}-postgres", "psql", "-U", "music_admin", "-d", "music_server", "-q"]
-    subprocess.run([*target, "-v", "ON_ERROR_STOP=1"], input=statements, text=True, check=True, stdout=subprocess.DEVNULL)
+    target = ["docker", "exec", "-i", f"{PROJECT}-postgres", "psql", "-U", "music_admin", "-d", "music_server", "-qAt"]
+    return command(*target, "-v", "ON_ERROR_STOP=1", input=statements)
 
 
 def run(*argv):

@@ -14,9 +14,12 @@ import threading
 import zlib
 
 import pytest
-from fake_archive import archive, data, entry, large_objects
+from fake_archive import archive, data, entry, integer, large_objects
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ansible_collections.echo_music.ops.plugins.module_utils import dump_shares
+from ansible_collections.echo_music.ops.plugins.module_utils.codec import DAMAGE
 from ansible_collections.echo_music.ops.plugins.module_utils.dump_shares import Dealer, Shares, Unread
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, EchoError
 from ansible_collections.echo_music.ops.plugins.module_utils.pg_archive import Contents, Source, UnknownArchive
@@ -56,6 +59,11 @@ def dump(version=16, codec=GZIP, rows=None, size=4096, extra=large_objects(_1651
         chunks = table + [END] if codec == PLAIN else [text[at : at + size] for at in range(0, len(text), size)]
         blocks += [extra] * (number == 7) + [data(number, *chunks)]
     return archive(*blocks, version=version, codec=codec, entries=settings + others + tables)
+
+
+SMALL = dict(
+    (codec, dump(codec=codec, rows={1: ROWS[1], 2: [], 5: ROWS[5][:50], 7: ROWS[7]})) for codec in (PLAIN, GZIP)
+)
 
 
 def shares_of(content, count=3):
@@ -139,6 +147,7 @@ def test_memory_is_flat_whatever_the_ratio():
         dump(version=16, codec=9),
         archive(entries=[entry(1, b"users"), entry(2, b"tracks", copy=b"")]),
         archive(entries=[entry(1, b"users", b"TABLE")]),
+        archive(entries=[entry(1, b"users")[:10] + integer((64 << 20) + 1)]),
     ],
 )
 def test_what_cannot_be_dealt_out_is_left_to_pg_restore(tmp_path, content, monkeypatch):
@@ -158,6 +167,21 @@ def test_a_dump_that_ends_in_its_head_is_left_to_pg_restore(tmp_path, size):
     path.write_bytes(dump()[:size])
     with Shares(str(path), 2, OWNER) as folder:
         assert folder is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_hostile_dump_is_dealt_out_whole_or_refused(draws):
+    content = bytearray(SMALL[draws.draw(st.sampled_from(sorted(SMALL)))])
+    for unused in range(draws.draw(st.integers(1, 4))):
+        at = draws.draw(st.integers(0, len(content)))
+        content[at : at + draws.draw(st.integers(0, 40))] = draws.draw(st.binary(max_size=40))
+    share = io.BytesIO()
+    try:
+        Dealer(io.BytesIO(bytes(content))).write_share(share.write)
+    except (UnknownArchive, EOFError) + DAMAGE:
+        return
+    read(share.getvalue())
 
 
 # -- through the pipes --------------------------------------------------------------------------
