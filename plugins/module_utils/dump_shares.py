@@ -16,6 +16,7 @@ is given no jobs, and finds them there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -109,11 +110,16 @@ class Shares:
                 if pipe is None:
                     raise Unread()
                 with pipe:
-                    # Both sides have it now, and a process that is killed leaves none.
-                    os.unlink(path)
+                    self._take_away(path)
                     dealer.write_share(functools.partial(_write, pipe))
         except Exception as error:
             self._errors.append(error)
+
+    def _take_away(self, path):
+        """Remove a pipe that both sides have, and the folder with the last: a process that is killed leaves nothing."""
+        os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._folder)
 
     def _clean_up(self):
         if self._file:

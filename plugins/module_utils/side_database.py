@@ -10,12 +10,12 @@ A dump is SQL that somebody else wrote, and so it is contained:
   while a load runs, with a password made for it, and no more often than the load needs: SQL
   that tries a second connection, into the live database for one, gets none. Programs and
   files of the server are refused to such a role by PostgreSQL.
-* What reads the dump runs in a throwaway container. psql, which knows commands of its own
-  that start programs, does so as nobody, without a file of the host or the superuser's
-  password, and restricted where its release can be (``\\restrict``). Its container has a
-  network address of its own, because PostgreSQL's images let everybody in who comes from
-  the server's own 127.0.0.1; where the server does so for others too, plain SQL is refused
-  unless psql can be restricted.
+* What runs its SQL does so in a throwaway container; of a custom dump, rows are unpacked by us
+  (``dump_shares``) and nothing else. psql, which knows commands of its own that start programs,
+  runs as nobody, without a file of the host or the superuser's password, and restricted where
+  its release can be (``\\restrict``). Its container has a network address of its own, because
+  PostgreSQL's images let everybody in who comes from the server's own 127.0.0.1; where the
+  server does so for others too, plain SQL is refused unless psql can be restricted.
 * Privileges are granted by that same role, as its own SQL (``dump_privileges``).
 * What the superuser does in the side database finds only names of ``pg_catalog``.
 
