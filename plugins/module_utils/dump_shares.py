@@ -19,13 +19,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
-import tempfile
+import secrets
 import threading
 
 from ansible_collections.echo_music.ops.plugins.module_utils.codec import ZSTD_IMPORT_ERROR, inflated, zstd_decompressed
 from ansible_collections.echo_music.ops.plugins.module_utils.dump_file import undamaged
-from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError
+from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, EchoError
 from ansible_collections.echo_music.ops.plugins.module_utils.named_pipe import opened_to_write, write_all
 from ansible_collections.echo_music.ops.plugins.module_utils.pg_archive import (
     DATA,
@@ -43,8 +42,6 @@ if not ZSTD_IMPORT_ERROR:
 TABLE_DATA = b"TABLE DATA"
 # How the rows are to be read, whatever the session that reads them is used to.
 SETTINGS = (b"ENCODING", b"STDSTRINGS", b"SEARCHPATH")
-# In memory, and seen by the Engine: a service may have a /tmp of its own.
-FOLDER = "/run"
 NEWLINE = b"\n"
 END = INTEGER.pack(0, 0)
 
@@ -57,51 +54,57 @@ class Unread(DatabaseError):
 
 
 class Shares:
-    """A context manager around programs that read a dump's shares to their ends.
+    """A context manager around programs in a container that read a dump's shares to their ends.
 
-    Entered, it returns the folder of the named pipes, one a share, or None for a dump whose
+    Entered, it returns the volume with the named pipes, one a share, or None for a dump whose
     rows can't be dealt out. ``owner`` (user, group) is who may read them. Left with no error,
-    all rows were read.
+    all rows were read. The volume of a process that was killed goes with its containers.
     """
 
-    def __init__(self, path, count, owner):
+    def __init__(self, engine, path, count, owner):
+        self._engine = engine
         self._path = path
         self._count = count
         self._owner = owner
-        self._file = None
-        self._folder = None
+        self._stack = contextlib.ExitStack()
         self._over = threading.Event()
         self._threads = []
         self._errors = []
 
     def __enter__(self):
-        try:
-            self._file = open(self._path, "rb")
-            dealer = Dealer(self._file)
-            self._folder = tempfile.mkdtemp(prefix="echo-load-", dir=FOLDER)
-            os.chown(self._folder, *self._owner)
-            for number in range(self._count):
-                pipe = os.path.join(self._folder, "%d" % number)
-                os.mkfifo(pipe, 0o600)
-                os.chown(pipe, *self._owner)
-                self._threads.append(threading.Thread(target=self._work, args=(dealer, pipe), daemon=True))
-        except (OSError, EOFError, UnknownArchive):
-            self._clean_up()
-            return None
-        for thread in self._threads:
-            thread.start()
-        return self._folder
+        with contextlib.ExitStack() as stack:
+            try:
+                dealer = Dealer(stack.enter_context(open(self._path, "rb")))
+                volume = "echo-load-%s" % secrets.token_hex(4)
+                stack.callback(self._remove, volume)
+                pipes = self._pipes(self._engine.throwaway_volume(volume))
+            except (OSError, EOFError, UnknownArchive):
+                return None
+            self._threads = [threading.Thread(target=self._work, args=(dealer, pipe), daemon=True) for pipe in pipes]
+            for thread in self._threads:
+                thread.start()
+            self._stack = stack.pop_all()
+        return volume
 
     def __exit__(self, kind, *unused):
         self._over.set()
         for thread in self._threads:
-            if thread.ident:
-                thread.join()
-        self._clean_up()
+            thread.join()
+        self._stack.close()
         # Why it stopped reading, a program says by the way it ended.
         for error in self._errors:
             if kind is None or not isinstance(error, Unread):
                 raise error
+
+    def _pipes(self, folder):
+        # As the Engine makes it, everybody may look into it.
+        os.chmod(folder, 0o700)
+        os.chown(folder, *self._owner)
+        pipes = [os.path.join(folder, "%d" % number) for number in range(self._count)]
+        for pipe in pipes:
+            os.mkfifo(pipe, 0o600)
+            os.chown(pipe, *self._owner)
+        return pipes
 
     def _work(self, dealer, path):
         try:
@@ -110,22 +113,14 @@ class Shares:
                 if pipe is None:
                     raise Unread()
                 with pipe:
-                    self._take_away(path)
                     dealer.write_share(functools.partial(_write, pipe))
         except Exception as error:
             self._errors.append(error)
 
-    def _take_away(self, path):
-        """Remove a pipe that both sides have, and the folder with the last: a process that is killed leaves nothing."""
-        os.unlink(path)
-        with contextlib.suppress(OSError):
-            os.rmdir(self._folder)
-
-    def _clean_up(self):
-        if self._file:
-            self._file.close()
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+    def _remove(self, volume):
+        # What can't go now goes with the next run, as after a process that was killed.
+        with contextlib.suppress(EchoError):
+            self._engine.remove_throwaway(volumes=[volume])
 
 
 def _write(pipe, data):

@@ -341,11 +341,13 @@ class SideDatabase:
         # Whose the file is, for it is nobody else's to read.
         owner = os.stat(path).st_uid, os.stat(path).st_gid
         binds = {os.path.realpath(path): {"bind": DUMP, "mode": "ro"}}
-        with self._loading(path, server, host, connections=jobs + 1) as env, contextlib.ExitStack() as stack:
+        # Those of a step may end a moment after its programs.
+        connections = 2 * jobs + 1
+        with self._loading(path, server, host, connections) as env, contextlib.ExitStack() as stack:
             # Rows of single tables are chosen by pg_restore.
-            folder = None if options else stack.enter_context(Shares(path, jobs, owner))
-            if folder:
-                binds[folder] = {"bind": SHARES, "mode": "ro"}
+            shares = None if options else stack.enter_context(Shares(self._live.engine, path, jobs, owner))
+            if shares:
+                binds[shares] = {"bind": SHARES, "mode": "ro"}
             command = stack.enter_context(
                 self._helper(
                     argv,

@@ -123,7 +123,7 @@ class FakeEngine:
         self._containers[name] = container(name, options.get("env"), image_id=image, **facts)
 
     def remove_throwaway(self, containers=(), volumes=(), network=None):
-        for name in list(containers) + list(volumes) + [network]:
+        for name in list(containers) + list(volumes) + [network] * bool(network):
             self.throwaways.remove(name)
 
     def logs(self, container, lines=20):

@@ -15,10 +15,10 @@ import zlib
 
 import pytest
 from fake_archive import archive, data, entry, integer, large_objects
+from fake_engine import FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.echo_music.ops.plugins.module_utils import dump_shares
 from ansible_collections.echo_music.ops.plugins.module_utils.codec import DAMAGE
 from ansible_collections.echo_music.ops.plugins.module_utils.dump_shares import Dealer, Shares, Unread
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, EchoError
@@ -150,23 +150,17 @@ def test_memory_is_flat_whatever_the_ratio():
         archive(entries=[entry(1, b"users")[:10] + integer((64 << 20) + 1)]),
     ],
 )
-def test_what_cannot_be_dealt_out_is_left_to_pg_restore(tmp_path, content, monkeypatch):
+def test_what_cannot_be_dealt_out_is_left_to_pg_restore(shares, content):
     with pytest.raises(UnknownArchive):
         Dealer(io.BytesIO(content))
-    monkeypatch.setattr(dump_shares, "FOLDER", str(tmp_path))
-    path = tmp_path / "dump"
-    path.write_bytes(content)
-    with Shares(str(path), 2, OWNER) as folder:
-        assert folder is None
-    assert os.listdir(str(tmp_path)) == ["dump"]
+    with shares(content) as volume:
+        assert volume is None
 
 
 @pytest.mark.parametrize("size", [0, 5, 100])
-def test_a_dump_that_ends_in_its_head_is_left_to_pg_restore(tmp_path, size):
-    path = tmp_path / "dump"
-    path.write_bytes(dump()[:size])
-    with Shares(str(path), 2, OWNER) as folder:
-        assert folder is None
+def test_a_dump_that_ends_in_its_head_is_left_to_pg_restore(shares, size):
+    with shares(dump()[:size]) as volume:
+        assert volume is None
 
 
 @settings(max_examples=300, deadline=None)
@@ -203,37 +197,40 @@ class Reader(threading.Thread):
 
 
 @pytest.fixture
-def shares(tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    monkeypatch.setattr(dump_shares, "FOLDER", str(folder))
+def engine(tmp_path):
+    return FakeEngine(root=tmp_path)
 
+
+@pytest.fixture
+def shares(tmp_path, engine):
     def make(content, count=2):
         path = tmp_path / "postgres_dump.backup"
         path.write_bytes(content)
-        return Shares(str(path), count, OWNER)
+        return Shares(engine, str(path), count, OWNER)
 
     yield make
-    assert os.listdir(str(folder)) == []
+    assert engine.throwaways == []
 
 
-def readers(folder, size=-1):
-    started = [Reader(os.path.join(folder, name), size) for name in sorted(os.listdir(folder))]
-    for thread in started:
-        thread.join(60)
-        assert not thread.is_alive()
-    return [thread.found for thread in started]
+@pytest.fixture
+def read_all(tmp_path):
+    def read_shares(volume, size=-1):
+        started = [Reader(str(pipe), size) for pipe in sorted((tmp_path / volume / "_data").iterdir())]
+        for thread in started:
+            thread.join(60)
+            assert not thread.is_alive()
+        return [thread.found for thread in started]
+
+    return read_shares
 
 
-def test_shares_come_through_pipes_of_their_reader_alone(shares):
-    with shares(dump()) as folder:
-        modes = [os.lstat(os.path.join(folder, name)).st_mode for name in os.listdir(folder)]
+def test_shares_come_through_pipes_of_their_reader_alone(shares, read_all, tmp_path):
+    with shares(dump()) as volume:
+        folder = tmp_path / volume / "_data"
+        modes = [path.lstat().st_mode for path in folder.iterdir()]
         assert [stat.S_ISFIFO(mode) and stat.S_IMODE(mode) for mode in modes] == [0o600] * 2
-        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
-        found = readers(folder)
-        # Nothing is left of them once both sides have come.
-        assert not os.path.exists(folder)
-    texts = [read(share)[1] for share in found]
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        texts = [read(share)[1] for share in read_all(volume)]
     assert sorted(b"".join(text[5] for text in texts).splitlines(True)) == sorted(ROWS[5] + END.splitlines(True))
 
 
@@ -242,7 +239,7 @@ def test_shares_come_through_pipes_of_their_reader_alone(shares):
     "codec, damage",
     [(GZIP, "flip")] + [(codec, damage) for codec in (GZIP, ZSTD) for damage in ("cut", "end", "other table")],
 )
-def test_damage_is_the_dumps(shares, codec, damage):
+def test_damage_is_the_dumps(shares, read_all, codec, damage):
     content = dump(codec=codec)
     start = content.index(data(5)[:6] + b"\0") + 6
     if damage == "flip":
@@ -256,24 +253,24 @@ def test_damage_is_the_dumps(shares, codec, damage):
     else:
         content = content[: start - 5] + data(6)[1:6] + content[start:]
     with pytest.raises(DatabaseError, match="The dump .*postgres_dump.backup is damaged: ") as caught:
-        with shares(content) as folder:
-            readers(folder)
+        with shares(content) as volume:
+            read_all(volume)
             # As pg_restore's side of it is told.
             raise ZeroDivisionError
     assert not isinstance(caught.value, Unread)
 
 
-def test_the_programs_error_says_more_than_that_it_stopped_reading(shares):
+def test_the_programs_error_says_more_than_that_it_stopped_reading(shares, read_all):
     with pytest.raises(ZeroDivisionError):
-        with shares(dump()) as folder:
-            readers(folder, 100)
+        with shares(dump()) as volume:
+            read_all(volume, 100)
             raise ZeroDivisionError
 
 
-def test_a_program_that_stops_reading_without_an_error_is_one(shares):
+def test_a_program_that_stops_reading_without_an_error_is_one(shares, read_all):
     with pytest.raises(Unread, match="didn't read all rows"):
-        with shares(dump()) as folder:
-            readers(folder, 100)
+        with shares(dump()) as volume:
+            read_all(volume, 100)
 
 
 def test_a_program_that_never_comes(shares):
@@ -285,7 +282,7 @@ def test_a_program_that_never_comes(shares):
             raise ZeroDivisionError
 
 
-def test_a_file_that_cannot_be_read_on(shares, monkeypatch):
+def test_a_file_that_cannot_be_read_on(shares, read_all, monkeypatch):
     def broken(unused_source):
         yield b"1\tme\n"
         raise OSError(5, "Input/output error")
@@ -293,8 +290,8 @@ def test_a_file_that_cannot_be_read_on(shares, monkeypatch):
     monkeypatch.setattr(Source, "chunks", broken)
     content = dump(codec=PLAIN)
     with pytest.raises(EchoError, match="Could not read .*postgres_dump.backup: .*Input/output"):
-        with shares(content) as folder:
-            readers(folder)
+        with shares(content) as volume:
+            read_all(volume)
             raise ZeroDivisionError
 
 
@@ -303,5 +300,5 @@ def test_pipes_that_cannot_be_made_leave_the_dump_to_pg_restore(shares, monkeypa
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "chown", refuse)
-    with shares(dump()) as folder:
-        assert folder is None
+    with shares(dump()) as volume:
+        assert volume is None
