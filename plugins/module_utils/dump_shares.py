@@ -162,14 +162,19 @@ class Dealer:
     def _deal(self, turn, write):
         """Have the next chunk of a table written; tell whether there was one."""
         with self._lock:
-            if turn > self._turn:
-                self._turn, self._chunks = turn, self._rows(self._tables[turn])
-            # Whoever is at another table is behind, and the rows of that are dealt out.
-            chunk = next(self._chunks, None) if turn == self._turn else None
-            # Of a row that is longer than a chunk nobody else gets a part.
-            while chunk and not chunk.endswith(NEWLINE):
-                write(chunk)
-                chunk = next(self._chunks, None)
+            try:
+                if turn > self._turn:
+                    self._turn, self._chunks = turn, self._rows(self._tables[turn])
+                # Whoever is at another table is behind, and the rows of that are dealt out.
+                chunk = next(self._chunks, None) if turn == self._turn else None
+                # Of a row that is longer than a chunk nobody else gets a part.
+                while chunk and not chunk.endswith(NEWLINE):
+                    write(chunk)
+                    chunk = next(self._chunks, None)
+            except BaseException:
+                # One says what is wrong. The others find that nothing is left.
+                self._turn = len(self._tables)
+                raise
         if chunk:
             write(chunk)
         return chunk is not None

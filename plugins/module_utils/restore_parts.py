@@ -114,7 +114,8 @@ class DatabasePart:
         return _verify_whole(self._database, staged)
 
     def discard(self):
-        """Remove what is staged, and the roles that were created for it."""
+        """Remove what is staged, the roles that were created for it, and what a load left that was killed."""
+        self._database.engine.remove_stale_helpers()
         self._side.drop_side()
         ServerRoles(self._database, self._tag).drop(self.facts.get("roles"))
 

@@ -13,6 +13,7 @@ import subprocess
 import threading
 
 import pytest
+from fake_engine import FakeEngine
 
 from ansible_collections.echo_music.ops.plugins.module_utils import restore_parts
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import (
@@ -191,7 +192,7 @@ def database_part(tmp_path, **more):
     dump.write_bytes(b"PGDMP")
     facts = dict(component="database", kind="custom", file=str(dump), bytes=5, container="echo-postgres", name="echo")
     facts.update(like=LIKE, recorded=None, folder="/var", tables=None)
-    return make_part(None, TAG, dict(facts, **more))
+    return make_part(FakeEngine(), TAG, dict(facts, **more))
 
 
 def test_a_database_is_loaded_and_counted(tmp_path, monkeypatch):
@@ -218,6 +219,7 @@ def test_roles_come_before_the_dump_and_go_after_what_is_staged(tmp_path, monkey
     server.drop_side = lambda: server.done.append("drop side")
     monkeypatch.setattr(restore_parts, "ServerRoles", lambda database, tag: SmallRoles(server.done))
     part = database_part(tmp_path, roles=dict(create=["reporter"]))
+    monkeypatch.setattr(FakeEngine, "remove_stale_helpers", lambda engine: server.done.append("remove stale helpers"))
     part.stage()
     part.discard()
     assert server.done == [
@@ -225,6 +227,7 @@ def test_roles_come_before_the_dump_and_go_after_what_is_staged(tmp_path, monkey
         "create",
         "load custom",
         "finish echo",
+        "remove stale helpers",
         "drop side",
         "drop roles ['reporter']",
     ]
