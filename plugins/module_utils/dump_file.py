@@ -12,17 +12,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import re
-import struct
 
 from ansible_collections.echo_music.ops.plugins.module_utils.codec import DAMAGE
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError
+from ansible_collections.echo_music.ops.plugins.module_utils.pg_archive import Head, Source, UnknownArchive
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import explained
-
-START = struct.Struct("<5sBBBBBB")
-MAGIC = b"PGDMP"
-# From archive version 1.15 (PostgreSQL 16) on, the compression is one byte instead of an integer.
-COMPRESSION_IS_BYTE = (1, 15)
-DATE_PARTS = 7
 
 HEAD_SIZE = 64 * 1024
 BLOCK = 256 * 1024
@@ -188,25 +182,15 @@ class Sieve:
 
 
 def _custom_versions(path):
-    with open(path, "rb") as source:
-        head = _Head(source.read(HEAD_SIZE))
     try:
-        start = START.unpack(head.take(START.size))
-        integer_size = start[4]
-        if start[0] != MAGIC:
-            raise ValueError("it doesn't start as one")
-        if start[1:3] >= COMPRESSION_IS_BYTE:
-            head.take(1)
-        else:
-            head.integer(integer_size)
-        for unused in range(DATE_PARTS):
-            head.integer(integer_size)
-        unused_name, server, client = (head.string(integer_size) for unused in range(3))
-    except ValueError as error:
+        with open(path, "rb") as source:
+            head = Head(Source(source.read))
+    except (EOFError, UnknownArchive) as error:
         raise DatabaseError(
             "%s is not a dump of pg_dump's custom format: %s." % (path, error), "Restore from another one."
         )
-    return tuple(version.split(" ")[0] if version else None for version in (server, client))
+    told = [(name or b"").decode("utf-8", "replace").split(" ")[0] for name in (head.server, head.client)]
+    return tuple(version or None for version in told)
 
 
 def _sql_versions(path, kind):
@@ -214,29 +198,6 @@ def _sql_versions(path, kind):
         head = source.read(HEAD_SIZE)
     found = (SERVER_LINE.search(head), CLIENT_LINE.search(head))
     return tuple(match.group(1).decode("ascii", "replace") if match else None for match in found)
-
-
-class _Head:
-    """The start of a custom-format dump, read value by value."""
-
-    def __init__(self, data):
-        self._data = data
-        self._position = 0
-
-    def take(self, size):
-        taken = self._data[self._position : self._position + size]
-        if len(taken) < size:
-            raise ValueError("it ends in its header")
-        self._position += size
-        return taken
-
-    def integer(self, size):
-        negative, value = self.take(1)[0], int.from_bytes(self.take(size), "little")
-        return -value if negative else value
-
-    def string(self, integer_size):
-        size = self.integer(integer_size)
-        return None if size < 0 else self.take(size).decode("utf-8", "replace")
 
 
 def _major(version):

@@ -34,7 +34,8 @@ except ImportError:
 START = struct.Struct("<5sBBBBBB")
 MAGIC = b"PGDMP"
 # The sizes of an integer and of an offset, and the number of the custom format.
-KNOWN_SIZES = (4, 8, 1)
+LENGTH_SIZE = 4
+KNOWN_SIZES = (LENGTH_SIZE, 8, 1)
 FIRST, COMPRESSION_IS_BYTE, HAS_RELKIND, LAST = (1, 14), (1, 15), (1, 16), (1, 16)
 CODECS = ("none", "gzip", "lz4", "zstd")
 RECOMPRESSED_SERVERS = range(120000, 160000)
@@ -77,20 +78,16 @@ class UnknownArchive(Exception):
     """The archive is of a version, or a build, that this was not written for."""
 
 
-class Contents:
-    """What stands before the data: ``codec``, and ``entries`` of the table of contents.
-
-    An entry's ``tag`` and ``kind`` are its name and what it is (``b"TABLE DATA"``), ``copy`` is
-    the statement that takes its data, None or empty where the data is statements.
-    """
+class Head:
+    """What any archive begins with: ``server`` and ``client``, the releases that made it, None where it doesn't tell."""
 
     def __init__(self, source):
         self._start = source.take(START.size)
-        magic, *version, unused_revision, integer_size, offset_size, format_number = START.unpack(self._start)
+        magic, *version, unused_revision, source.integer_size, offset_size, format_number = START.unpack(self._start)
+        if magic != MAGIC:
+            raise UnknownArchive("it doesn't start as one")
         self._version = tuple(version)
-        known = magic == MAGIC and (integer_size, offset_size, format_number) == KNOWN_SIZES
-        if not known or not FIRST <= self._version <= LAST:
-            raise UnknownArchive(repr(self._start))
+        self._is_known = (source.integer_size, offset_size, format_number) == KNOWN_SIZES and FIRST <= self._version <= LAST
         if self._version < COMPRESSION_IS_BYTE:
             self.codec = "gzip" if source.integer() else "none"
         else:
@@ -98,9 +95,21 @@ class Contents:
         source.record()
         for unused in range(DATE_PARTS):
             source.integer()
-        for unused in range(NAMES):
-            source.string()
+        unused_name, self.server, self.client = (source.string() for unused in range(NAMES))
         self._names = source.recorded()
+
+
+class Contents(Head):
+    """What stands before the data: ``codec``, and ``entries`` of the table of contents.
+
+    An entry's ``tag`` and ``kind`` are its name and what it is (``b"TABLE DATA"``), ``copy`` is
+    the statement that takes its data, None or empty where the data is statements.
+    """
+
+    def __init__(self, source):
+        super(Contents, self).__init__(source)
+        if not self._is_known:
+            raise UnknownArchive(repr(self._start))
         self.entries = [self._entry(source) for unused in range(source.integer())]
 
     def packed(self, entries, level=0):
@@ -166,6 +175,7 @@ class Source:
     """What is read, in the units that the format has."""
 
     def __init__(self, read):
+        self.integer_size = LENGTH_SIZE
         self._recording = None
         self._read = read
         self._buffer = b""
@@ -197,7 +207,7 @@ class Source:
 
     def integer(self):
         """Return the next integer."""
-        negative, value = INTEGER.unpack(self.take(INTEGER.size))
+        negative, value = self.take(1)[0], int.from_bytes(self.take(self.integer_size), "little")
         return -value if negative else value
 
     def string(self):

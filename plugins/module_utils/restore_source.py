@@ -14,8 +14,8 @@ import re
 import stat
 
 from ansible_collections.echo_music.ops.plugins.module_utils.codec import GZIP_MAGIC
-from ansible_collections.echo_music.ops.plugins.module_utils.dump_file import MAGIC as CUSTOM_MAGIC
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import SetError
+from ansible_collections.echo_music.ops.plugins.module_utils.pg_archive import MAGIC as CUSTOM_MAGIC
 from ansible_collections.echo_music.ops.plugins.module_utils.set_files import (
     ID,
     LATEST,
