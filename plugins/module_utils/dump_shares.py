@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import secrets
 import threading
 
@@ -43,6 +44,11 @@ TABLE_DATA = b"TABLE DATA"
 # How the rows are to be read, whatever the session that reads them is used to.
 SETTINGS = (b"ENCODING", b"STDSTRINGS", b"SEARCHPATH")
 NEWLINE = b"\n"
+# As a line of its own, no row is like it: COPY writes a backslash twice. Two empty lines follow it.
+END_OF_ROWS = re.compile(rb"\n(\\\.\n{1,3})\Z")
+TAIL = 8
+# A shorter one is whole in its block.
+LONG_ROW = 64 << 10
 END = INTEGER.pack(0, 0)
 
 
@@ -130,6 +136,11 @@ def _write(pipe, data):
         raise Unread()
 
 
+def _write_chunk(write, block):
+    write(INTEGER.pack(0, len(block)))
+    write(block)
+
+
 class Dealer:
     """The rows of an open dump, for as many threads as there are shares.
 
@@ -147,7 +158,7 @@ class Dealer:
         self._plain = READERS[contents.codec]
         self._head = contents.packed([entry for entry in contents.entries if entry.kind in SETTINGS] + self._tables)
         self._turn = -1
-        self._chunks = iter(())
+        self._blocks = iter(())
         self._lock = threading.Lock()
 
     def write_share(self, write):
@@ -160,36 +171,50 @@ class Dealer:
             write(END)
 
     def _deal(self, turn, write):
-        """Have the next chunk of a table written; tell whether there was one."""
+        """Have the next block of a table written; tell whether there was one."""
         with self._lock:
             try:
                 if turn > self._turn:
-                    self._turn, self._chunks = turn, self._rows(self._tables[turn])
+                    self._turn, self._blocks = turn, self._rows(self._tables[turn])
                 # Whoever is at another table is behind, and the rows of that are dealt out.
-                chunk = next(self._chunks, None) if turn == self._turn else None
-                # Of a row that is longer than a chunk nobody else gets a part.
-                while chunk and not chunk.endswith(NEWLINE):
-                    write(chunk)
-                    chunk = next(self._chunks, None)
+                block = next(self._blocks, None) if turn == self._turn else None
+                # Of a row that is longer than a block nobody else gets a part.
+                while block and not block.endswith(NEWLINE):
+                    _write_chunk(write, block)
+                    block = next(self._blocks, None)
             except BaseException:
                 # One says what is wrong. The others find that nothing is left.
                 self._turn = len(self._tables)
                 raise
-        if chunk:
-            write(chunk)
-        return chunk is not None
+        if block:
+            _write_chunk(write, block)
+        return block is not None
 
     def _rows(self, table):
-        """Yield the rows as chunks of an archive, each of which ends with a row, or is a part of a long one."""
+        """Yield the rows in blocks, each of which ends with a row, or is a part of a long one."""
         self._find(table)
-        rest = b""
-        for piece in self._plain(self._source.chunks()):
-            end = piece.rfind(NEWLINE) + 1 or len(piece)
-            if end:
-                yield b"".join((INTEGER.pack(0, len(rest) + end), rest, memoryview(piece)[:end]))
-                rest = piece[end:]
+        pieces = self._plain(self._source.chunks())
+        before, rest = NEWLINE, b""
+        for piece in pieces:
+            end = piece.rfind(NEWLINE) + 1
+            if not end and len(rest) + len(piece) < LONG_ROW:
+                rest += piece
+                continue
+            end = end or len(piece)
+            block, rest = rest + piece[:end], piece[end:]
+            marker = END_OF_ROWS.search(block[-TAIL:] if len(block) >= TAIL else before + block)
+            if marker:
+                block, rest = block[: len(block) - len(marker.group(1))], b""
+            if block:
+                yield block
+                before = block[-1:]
+            if marker:
+                break
+        # What pg_dump has behind the rows is for whoever reads its SQL: empty lines, which COPY would take for rows.
+        for unused in pieces:
+            pass
         if rest:
-            yield INTEGER.pack(0, len(rest)) + rest
+            yield rest
 
     def _find(self, table):
         while True:

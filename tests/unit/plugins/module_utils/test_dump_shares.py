@@ -19,6 +19,7 @@ from fake_engine import FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.echo_music.ops.plugins.module_utils import dump_shares
 from ansible_collections.echo_music.ops.plugins.module_utils.codec import DAMAGE
 from ansible_collections.echo_music.ops.plugins.module_utils.dump_shares import Dealer, Shares, Unread
 from ansible_collections.echo_music.ops.plugins.module_utils.errors import DatabaseError, EchoError
@@ -102,12 +103,25 @@ def test_each_row_is_in_one_share(version, codec, count):
     shares = [read(share) for share in shares_of(dump(version, codec), count)]
     for number, rows in ROWS.items():
         lines = [line for unused, texts in shares for line in texts[number].splitlines(True)]
-        assert collections.Counter(lines) == collections.Counter(rows + END.splitlines(True))
+        assert collections.Counter(lines) == collections.Counter(rows)
     for contents, texts in shares:
         assert contents.codec == "none"
         kinds = [found.kind for found in contents.entries]
         assert kinds == [b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"] + [b"TABLE DATA"] * 4
         assert [found.tag for found in contents.entries[3:]] == list(NUMBERS.values())
+
+
+@pytest.mark.parametrize("long_row", [4, 64 << 10])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 64])
+@pytest.mark.parametrize("rows", [[], [b"\n"], [b"\n"] * 9, [b"x\\\\.\n"], [b"\\\\.\n", b"\\\\.\n"], [b"longer\\\\.\n", b"\n"], [b"1\tme\n", b"2\t\\\\\n"]])
+def test_the_end_of_the_rows_is_found_wherever_a_piece_ends(monkeypatch, long_row, size, rows):
+    monkeypatch.setattr(dump_shares, "LONG_ROW", long_row)
+    dealer = Dealer(io.BytesIO(dump(codec=PLAIN, rows={1: rows, 2: [], 5: rows + rows, 7: []})))
+    dealer._plain = lambda chunks: (text[at : at + size] for text in [b"".join(chunks)] for at in range(0, len(text), size))
+    share = io.BytesIO()
+    dealer.write_share(share.write)
+    unused, texts = read(share.getvalue())
+    assert texts == {1: b"".join(rows), 2: b"", 5: b"".join(rows + rows), 7: b""}
 
 
 def test_who_waits_gets_less():
@@ -125,7 +139,7 @@ def test_who_waits_gets_less():
     thread.join()
     (unused, few), (unused, many) = (read(share.getvalue()) for share in shares)
     assert len(few[5]) < len(many[5])
-    assert len(few[5]) + len(many[5]) == len(b"".join(ROWS[5]) + END)
+    assert len(few[5]) + len(many[5]) == len(b"".join(ROWS[5]))
 
 
 def test_memory_is_flat_whatever_the_ratio():
@@ -231,7 +245,7 @@ def test_shares_come_through_pipes_of_their_reader_alone(shares, read_all, tmp_p
         assert [stat.S_ISFIFO(mode) and stat.S_IMODE(mode) for mode in modes] == [0o600] * 2
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         texts = [read(share)[1] for share in read_all(volume)]
-    assert sorted(b"".join(text[5] for text in texts).splitlines(True)) == sorted(ROWS[5] + END.splitlines(True))
+    assert sorted(b"".join(text[5] for text in texts).splitlines(True)) == sorted(ROWS[5])
 
 
 # PostgreSQL's zstd frames have no checksum, so a bit there is for the set's checksum to find.
