@@ -5,6 +5,9 @@
 
     .venv/bin/python tests/benchmark/restore.py [--repetitions 3] [--scale 0.1] [--only uploads]
 
+``--only load`` looks at one step of a database's restore: its dump loaded, by the script into the live database, by us
+into one beside it.
+
 Needs root, a local Docker Engine with the test images, and 10 GB of disk space. Ends with 1 if the data that came back
 is not the data of the backup.
 """
@@ -28,6 +31,8 @@ from pathlib import Path
 
 from subjects import ENVIRONMENT, ROOT, SCRIPT_IMAGE, command, demand, fill_uploads, module
 
+sys.path.insert(0, str(ROOT / ".ansible" / "collections"))
+
 PROJECT = "echo-bench-restore"
 PORT = 4690
 HEALTH = f"http://127.0.0.1:{PORT}/health"
@@ -48,6 +53,7 @@ BEGIN
     EXECUTE format('INSERT INTO play_history (%s) SELECT %s FROM play_history, generate_series(2, {plays})', names, names);
 END $$;
 """
+CHECKSUM = "SELECT sum(hashtextextended(play::text, 0)) FROM public.play_history play"
 # As the script of 2024 does it.
 SCRIPT = """
 set -e
@@ -73,11 +79,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1, help="size of the data; 1 is about 1 GiB of each kind")
-    parser.add_argument("--only", choices=["database", "uploads"], help="one component alone")
+    parser.add_argument("--only", choices=["database", "uploads", "load"], help="one component, or one step, alone")
     options = parser.parse_args()
     components = [options.only] if options.only else COMPONENTS
     with stack(options.scale), tempfile.TemporaryDirectory(prefix="echo-bench-", dir="/var/tmp") as folder:
         back_up(folder)
+        if options.only == "load":
+            show_loads([loads(f"{folder}/postgres_dump.backup") for _unused in range(options.repetitions)])
+            return
         expected = state()
         ours = module("echo_restore", source=folder, project=PROJECT, components=components, keep_previous=0)
         ways = dict(script=script(folder, components), ours=ours)
@@ -127,6 +136,42 @@ def script(folder, components):
     return argparse.Namespace(argv=["bash", "-c", text], stdin=None)
 
 
+def loads(dump):
+    """Return the seconds that the script takes to load a dump, and those that we take."""
+    from ansible_collections.echo_music.ops.plugins.module_utils.engine import Engine
+    from ansible_collections.echo_music.ops.plugins.module_utils.postgres import Database
+    from ansible_collections.echo_music.ops.plugins.module_utils.side_database import SideDatabase
+
+    before = psql(CHECKSUM)
+    live = Database(Engine(), f"{PROJECT}-postgres")
+    run("docker", "stop", f"{PROJECT}-app")
+    os.sync()
+    began = time.monotonic()
+    target = ["docker", "exec", "-i", live.container, "pg_restore", "-U", "music_admin", "-d", "music_server"]
+    with open(dump, "rb") as source:
+        subprocess.run([*target, "--clean", "--if-exists"], stdin=source, check=True)
+    script = time.monotonic() - began
+    demand(psql(CHECKSUM) == before, "script: what was loaded is not what was backed up")
+    side = SideDatabase(live, "bench")
+    os.sync()
+    began = time.monotonic()
+    side.create(live.describe(tables=False))
+    side.load(dump, "custom")
+    ours = time.monotonic() - began
+    demand("\n".join(side.query(CHECKSUM)) == before.strip(), "ours: what was loaded is not what was backed up")
+    side.drop_side()
+    run("docker", "start", f"{PROJECT}-app")
+    print(f"script {script:.2f} ours {ours:.2f}", file=sys.stderr, flush=True)
+    return script, ours
+
+
+def show_loads(pairs):
+    print("| way | the dump is loaded after, s |\n|---|--:|")
+    for name, values in zip(("script", "ours"), zip(*pairs)):
+        print(f"| {name} | {spread(values)} |")
+    print(f"\n{spread([script / ours for script, ours in pairs])} times as fast, in pairs.")
+
+
 def damage(components):
     """Make the live data differ from the backup."""
     if "database" in components:
@@ -139,7 +184,7 @@ def state():
     """Return the rows by table, a checksum of the plays, and the number and bytes of the uploads."""
     counts = json.loads(urllib.request.urlopen(COUNTS, timeout=60).read())
     files = [path.stat().st_size for path in (VOLUMES / f"{PROJECT}-uploads" / "_data").rglob("*") if path.is_file()]
-    return counts, psql("SELECT sum(hashtextextended(play::text, 0)) FROM play_history play"), len(files), sum(files)
+    return counts, psql(CHECKSUM), len(files), sum(files)
 
 
 def measure(way):
