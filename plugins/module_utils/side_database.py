@@ -7,8 +7,8 @@
 A dump is SQL that somebody else wrote, and so it is contained:
 
 * It runs as a role that owns the side database and nothing else. The role can log in only
-  while a load runs, with a password made for it, and no more often than the load needs: SQL
-  that tries a second connection, into the live database for one, gets none. Programs and
+  while a load runs, with a password made for it, and no more often than the load needs: plain
+  SQL that tries a second connection, into the live database for one, gets none. Programs and
   files of the server are refused to such a role by PostgreSQL.
 * What runs its SQL does so in a throwaway container; of a custom dump, rows are unpacked by us
   (``dump_shares``) and nothing else. psql, which knows commands of its own that start programs,
@@ -70,7 +70,7 @@ MAINTENANCE = "template1"
 NOBODY = "65534:65534"
 SCRAM_ROUNDS = 4096
 END_SESSIONS_EVERY = 0.1
-# A load keeps so many processors busy; one that serves others as well is not to do nothing else.
+# As many sessions as processors; of more than four the rest is for whoever else is served.
 JOBS = min(4, max(2, os.cpu_count() or 1))
 # To ask how far a load is costs a command in the container.
 SIZE_EVERY = 2
